@@ -1,0 +1,94 @@
+"""Every error that paretune raises for a person to read, as one tree.
+
+    ParetuneError
+    ├── BadRequest            the request was wrong; nothing ran            (exit 2)
+    │   ├── UnknownName       a name that no table holds; says the nearest
+    │   ├── StudyError        the study file: a key, a unit, a limit
+    │   ├── ModelError        a model folder or hub id that cannot be used
+    │   ├── DataError         a data set that cannot be used
+    │   └── RunError          a run folder: missing, another study's, in use
+    └── WorkFailed            the request was right, the work was not        (exit 1)
+        ├── StepFailed        one step of one configuration, with its kind
+        ├── StorageFailed     disk full, read-only, a broken database
+        └── VerificationFailed  an artifact that is not what it claims
+
+A message says what is wrong, the value, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Literal
+
+FailureKind = Literal["out_of_memory", "timeout", "diverged", "crashed", "illegal"]
+
+
+class ParetuneError(Exception):
+    """Any failure that paretune explains itself; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class BadRequest(ParetuneError):
+    """The request was wrong: nothing was started."""
+
+    exit_code = 2
+
+
+class UnknownName(BadRequest):
+    """A name that no table holds.
+
+    Args:
+        what: the kind of name, such as "technique" or "metric".
+        name: what was given.
+        known: every name that would have been accepted.
+
+    >>> str(UnknownName("metric", "acuracy", ["accuracy", "flops"]))
+    "unknown metric 'acuracy'; did you mean 'accuracy'? known: accuracy, flops"
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ";"
+        super().__init__(f"unknown {what} {name!r}{hint} known: {', '.join(names)}")
+
+
+class StudyError(BadRequest):
+    """The study file asks for something that cannot be."""
+
+
+class ModelError(BadRequest):
+    """The model cannot be used as it was given."""
+
+
+class DataError(BadRequest):
+    """The data cannot be used as it was given."""
+
+
+class RunError(BadRequest):
+    """The run folder is missing, belongs to another study, or is in use."""
+
+
+class WorkFailed(ParetuneError):
+    """The request was right, the work was not."""
+
+
+class StepFailed(WorkFailed):
+    """One step of one configuration failed; `kind` decides whether it is ever asked again."""
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+
+    def __reduce__(self) -> tuple[type[StepFailed], tuple[FailureKind, str]]:
+        return (StepFailed, (self.kind, str(self)))
+
+
+class StorageFailed(WorkFailed):
+    """A record or a stage could not be written or read back."""
+
+
+class VerificationFailed(WorkFailed):
+    """An artifact is not what its description claims."""

@@ -1,0 +1,1 @@
+"""WHAT a candidate costs and yields: metrics, measurements, tasks, devices."""

@@ -1,0 +1,150 @@
+"""Metric: a row of the catalogue; Evidence: what its figure is computed from.
+
+A metric is a pure function of evidence. Gathering evidence (timing, asking the model, reading a
+meter) is somebody else's work: `latency.py`, `predictions.py`, `energy/meters.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..spaces.paper import Paper, Workload
+from .measurement import Measurement
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Need = Literal["paper", "built", "trained"]
+Resource = Literal["quality", "computation", "memory", "energy", "money", "communication"]
+Piece = Literal["files", "timings", "power", "peak", "predictions", "stages"]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """One timing session of a deployed model, alone on the host.
+
+    Args:
+        seconds: one per repeat, after warm-up; a repeat answers `workload.batch` texts.
+        prefill_seconds, decode_seconds: per repeat, for models that generate; else empty.
+        warmup: repeats thrown away before.
+        device: the processor's name.
+    """
+
+    seconds: tuple[float, ...]
+    warmup: int
+    device: str
+    prefill_seconds: tuple[float, ...] = ()
+    decode_seconds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Power:
+    """Energy of one timing session.
+
+    Args:
+        joules_per_repeat: None where no meter and no model could tell; then `reason`.
+        source: `measured` by `meter`, or `modelled`.
+        meter: what was read (`nvml`, `rapl`, `utilisation model`).
+    """
+
+    joules_per_repeat: float | None
+    source: Literal["measured", "modelled"] | None
+    meter: str
+    stderr: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Highest resident memory of a fresh process that opened the artifact and answered once.
+
+    Args:
+        bytes: the peak, None where it was not taken; then `reason`.
+        baseline_bytes: the same process before the artifact was opened.
+    """
+
+    bytes: int | None
+    baseline_bytes: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a deployed model answered, item by item.
+
+    Args:
+        items: `(n,)` numbers of the items in their split.
+        labels: `(n,)` right answers (classification).
+        logits: `(n, classes)` (classification), None for language modelling.
+        nll: `(n,)` negative log-likelihood summed over each item's judged tokens, nats (language
+            modelling).
+        tokens: `(n,)` judged tokens. text_bytes: `(n,)` their UTF-8 bytes.
+    """
+
+    items: np.ndarray
+    labels: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    nll: np.ndarray | None = None
+    tokens: np.ndarray | None = None
+    text_bytes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage of a candidate cost when it was made.
+
+    Args:
+        key: its name. step: the step's name. trains: gradients flowed in it.
+        seconds: wall time of making it. cached: this trial found it made.
+    """
+
+    key: str
+    step: str
+    seconds: float
+    trains: bool
+    cached: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that may be known about a candidate; None: not gathered (yet)."""
+
+    paper: Paper
+    workload: Workload
+    files: Mapping[str, int] | None = None
+    timings: Timings | None = None
+    power: Power | None = None
+    peak: Peak | None = None
+    predictions: Predictions | None = None
+    stages: tuple[StageCost, ...] | None = None
+    settings: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the catalogue.
+
+    Args:
+        name: as the study file writes it.
+        unit: of the value, as pint reads it (`fraction`, `byte`, `second`, `FLOP`, ...).
+        direction: which way is better.
+        resource: which of the five resources, or quality.
+        needs: `paper` (structure alone), `built` (deployed, any weights), `trained`.
+        pieces: the evidence that `evaluate` reads.
+        definition: one sentence, with the convention. source: where it is defined.
+        evaluate: evidence to figure; pure. Missing evidence gives a missing figure.
+        spread: per-item values for paired comparisons, `(n,)`, None where there are none.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["minimize", "maximize"]
+    resource: Resource
+    needs: Need
+    pieces: frozenset[Piece]
+    definition: str
+    source: str
+    evaluate: Callable[[Evidence], Measurement]
+    per_item: Callable[[Predictions], np.ndarray] | None = None

@@ -1,0 +1,1 @@
+"""WHAT was found, and shipping it."""

@@ -1,0 +1,1 @@
+"""WHICH configuration to try next, and running it."""

@@ -1,0 +1,1 @@
+"""WHAT can be tried, and how it is made real."""

@@ -1,0 +1,76 @@
+"""The recipe: how a candidate will be trained, as plain data.
+
+Amend steps edit it, Train steps follow it. It never holds a module: a teacher is a key.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+LossKind = Literal["task", "logits", "hidden", "attention"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One term of the objective.
+
+    Args:
+        kind: `task` (cross-entropy on labels or next tokens), `logits` (T^2 KL to the teacher,
+            arXiv 1503.02531), `hidden` / `attention` (MSE to the teacher, arXiv 1909.10351).
+        weight: its factor in the sum, at least 0.
+        temperature: T of the `logits` loss; 1 elsewhere.
+    """
+
+    kind: LossKind
+    weight: float = 1.0
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the trainer is told.
+
+    Args:
+        trainable: fnmatch patterns over parameter names; `("*",)` trains everything, `()` nothing.
+        train_items: items of the train split. epochs: passes over them (a share is allowed).
+        batch: items per step.
+        learning_rate: peak, reached after `warmup_share` of the steps, then linear decay to 0.
+        weight_decay: AdamW's decoupled decay, on matrices only.
+        clip_norm: largest gradient norm.
+        compute: `fp32` or `bf16` (autocast).
+        losses: the terms of the objective.
+        teacher: key of the candidate that `logits`, `hidden`, `attention` compare with.
+    """
+
+    trainable: tuple[str, ...] = ()
+    train_items: int = 0
+    epochs: float = 0.0
+    batch: int = 16
+    learning_rate: float = 5e-5
+    warmup_share: float = 0.1
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    compute: Literal["fp32", "bf16"] = "fp32"
+    losses: tuple[Loss, ...] = field(default=(Loss("task"),))
+    teacher: str | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps over which the schedule is laid. 0: no training.
+
+        >>> Recipe(train_items=1200, epochs=3, batch=16).total_steps
+        225
+        """
+        return math.ceil(self.train_items * self.epochs / self.batch)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; `from_json` is its inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Recipe:
+        """A recipe from what `to_json` wrote."""
+        losses = tuple(Loss(**loss) for loss in data["losses"])
+        return Recipe(**{**data, "losses": losses, "trainable": tuple(data["trainable"])})

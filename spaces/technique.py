@@ -1,0 +1,59 @@
+"""Technique: one way to make a transformer cheaper. One file, one row in its slot's table.
+
+A technique never trains and never touches weights itself: it says what can be turned, what is
+illegal, and which steps do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from .configuration import Settings
+from .hyperparameter import Hyperparameter
+from .paper import Paper
+from .steps import Step
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the result must fit: the export targets named by `deploy:`, and the workload's runtime.
+
+    Args:
+        formats: names of export formats that must be able to hold the result (`hf`, `onnx`).
+        task_kind: `classification` or `language-modelling`.
+    """
+
+    formats: tuple[str, ...] = ()
+    task_kind: str = "classification"
+
+
+@runtime_checkable
+class Technique(Protocol):
+    """One row of a slot's table.
+
+    Attributes:
+        name: as the study file writes it.
+        version: raised when its results change.
+        moves: observables that some non-off setting moves: `parameters`, `trainable`, `flops`,
+            `bytes`, `outputs`, `recipe`. The contract suite checks each.
+        source: where it comes from (arXiv id).
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    moves: ClassVar[frozenset[str]]
+    source: ClassVar[str]
+
+    def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
+        """What can be turned, declared once per study for the given model."""
+        ...
+
+    def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
+        """Why these settings are illegal on this paper, each with what to do; empty: legal."""
+        ...
+
+    def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
+        """The steps that do it, any order; `lower` sorts them by phase."""
+        ...
