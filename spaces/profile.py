@@ -75,22 +75,6 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """Parameters added beside the model.
-
-    Args:
-        kind: `lora`, `ia3`, ... as the fine-tuning technique names it.
-        targets: the suffixes of the modules that carry one, in the family's own words
-            (`query`, `q_proj`, `c_attn`).
-        settings: what the technique needs to attach it again (rank, alpha, ...), sorted.
-    """
-
-    kind: str
-    targets: tuple[str, ...]
-    settings: tuple[tuple[str, str | int | float | bool], ...] = ()
-
-
-@dataclass(frozen=True)
 class Weight:
     """One parameter tensor, by the name it has in the built module.
 
@@ -115,6 +99,23 @@ class Weight:
         for side in self.shape:
             total *= side
         return total
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Parameters added beside the model by a fine-tuning technique.
+
+    Args:
+        kind: the technique's name; `finetuning.TABLE[kind]` attaches it when a module is built.
+        settings: what it needs for that (rank, alpha, targets, ...), sorted.
+        wraps: paths of the modules that it wraps; their own parameters move to `PATH.base_layer.*`.
+        weights: the parameters that it adds, by the names they have in the built module.
+    """
+
+    kind: str
+    settings: tuple[tuple[str, str | int | float | bool], ...]
+    wraps: tuple[str, ...]
+    weights: tuple[Weight, ...]
 
 
 @dataclass(frozen=True)
