@@ -7,7 +7,7 @@ meter) is somebody else's work: `latency.py`, `predictions.py`, `energy/meters.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..spaces.paper import Paper, Workload
@@ -44,9 +44,12 @@ class Power:
     """Energy of one timing session.
 
     Args:
-        joules_per_repeat: None where no meter and no model could tell; then `reason`.
+        joules_per_repeat: above idle; None where no meter and no model could tell; then `reason`.
         source: `measured` by `meter`, or `modelled`.
         meter: what was read (`nvml`, `rapl`, `utilisation model`).
+        n: blocks of repeats that the meter was read over; `stderr` is over them.
+        idle_watts: draw of what the meter sees when nothing runs; it was subtracted.
+        assumptions: what a model took for granted, as sorted pairs.
     """
 
     joules_per_repeat: float | None
@@ -54,6 +57,9 @@ class Power:
     meter: str
     stderr: float | None = None
     reason: str | None = None
+    n: int | None = None
+    idle_watts: float | None = None
+    assumptions: tuple[tuple[str, str | int | float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ class StageCost:
     Args:
         key: its name. step: the step's name. trains: gradients flowed in it.
         seconds: wall time of making it. cached: this trial found it made.
+        training: a name for the training that this stage is part of, the same at every rung and
+            for every candidate that shares it; None for steps that are not a long training.
     """
 
     key: str
@@ -105,11 +113,22 @@ class StageCost:
     seconds: float
     trains: bool
     cached: bool
+    training: str | None = None
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that may be known about a candidate; None: not gathered (yet)."""
+    """All that may be known about a candidate; None: not gathered (yet).
+
+    Args:
+        paper: as deployed.
+        files: bytes of every file that the runner needs, by path in the artifact.
+        training_papers: the paper in front of each Train step, in order; None: only `paper`'s own
+            recipe is known.
+        settings: what the study says about the surroundings, else defaults: `region` (a row of the
+            grid table), `pue`, `usd_per_hour` (of the whole instance), `device` (the processor's
+            name or a row of the device table), `item_tokens` (tokens per training item).
+    """
 
     paper: Paper
     workload: Workload
@@ -120,6 +139,21 @@ class Evidence:
     predictions: Predictions | None = None
     stages: tuple[StageCost, ...] | None = None
     settings: Mapping[str, Any] | None = None
+    training_papers: tuple[Paper, ...] | None = None
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        """A setting, or its default where the study says nothing."""
+        return (self.settings or {}).get(name, default)
+
+    def conditions(self, *names: str, **facts: str | int | float) -> tuple[tuple[str, Any], ...]:
+        """Conditions of a figure: workload fields by name, `runtime`, `device`, further facts."""
+        known = {
+            **asdict(self.workload),
+            "runtime": self.paper.runtime,
+            "device": self.timings.device if self.timings else self.workload.device,
+        }
+        chosen = {name: known[name] for name in names if known[name] is not None}
+        return tuple(sorted({**chosen, **facts}.items()))
 
 
 @dataclass(frozen=True)
@@ -135,7 +169,8 @@ class Metric:
         pieces: the evidence that `evaluate` reads.
         definition: one sentence, with the convention. source: where it is defined.
         evaluate: evidence to figure; pure. Missing evidence gives a missing figure.
-        spread: per-item values for paired comparisons, `(n,)`, None where there are none.
+        per_item: values `(n,)` whose mean is the figure, for paired comparisons; None where there
+            are none.
     """
 
     name: str

@@ -38,6 +38,15 @@ class Ask:
     purpose: Purpose = "search"
     attempt: int = 0
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; `from_json` is its inverse."""
+        return {**vars(self), "configuration": self.configuration.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Ask:
+        """An ask from what `to_json` wrote."""
+        return Ask(**{**data, "configuration": Configuration.from_json(data["configuration"])})
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -79,6 +88,7 @@ class Record:
         started, finished: unix time.
         files: digests of raw samples and per-item predictions in the run's `samples/`, by piece.
         seed: the seed of the ask.
+        energy_j: what a meter saw of this trial's own work, joules; None: no meter was read.
     """
 
     number: int
@@ -94,6 +104,7 @@ class Record:
     finished: float | None = None
     attempts: int = 1
     files: Mapping[str, str] = field(default_factory=dict)
+    energy_j: float | None = None
 
     @property
     def measurements(self) -> Mapping[str, Measurement]:
@@ -125,6 +136,7 @@ class Record:
             "finished": self.finished,
             "attempts": self.attempts,
             "files": dict(self.files),
+            "energy_j": self.energy_j,
         }
 
     @staticmethod
@@ -145,4 +157,5 @@ class Record:
             finished=data["finished"],
             attempts=data["attempts"],
             files=data["files"],
+            energy_j=data.get("energy_j"),
         )

@@ -2,7 +2,8 @@
 
 RUN/study.yaml        the study as resolved
 RUN/study.db          the Optuna study (another storage: its URL stands in run.json)
-RUN/run.json          study name, storage URL, format version
+RUN/run.json          the study's name in the storage, the storage's URL, format version
+RUN/snapshot.json     derived from the storage, so that reading needs no Optuna; safe to delete
 RUN/environment.json  versions, hardware, meters found
 RUN/samples/          raw samples and per-item predictions, by digest
 RUN/log.jsonl         what happened, one event a line
@@ -11,12 +12,23 @@ RUN/report.html       the page
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from ..errors import RunError, StorageFailed
+from .budget import Tariff, bill
 from .records import Record
+
+FORMAT: Final = 1
+"""Version of what a run folder and its study hold; another version is refused, never guessed."""
+
+LOCAL_STORAGE: Final = "sqlite:///study.db"
+"""The storage's URL as run.json writes it when the study lies in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,46 @@ class ObjectiveRow:
     name: str
     unit: str
     direction: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a run is about; written once, when it is created.
+
+    Args:
+        name: the study's name.
+        study: the resolved study file, as data.
+        objectives: in the study's order.
+        metrics: unit, direction, resource, definition of every metric with a figure, by name.
+        constraints: as the study file writes them.
+    """
+
+    name: str
+    study: Mapping[str, Any]
+    objectives: tuple[ObjectiveRow, ...]
+    metrics: Mapping[str, Mapping[str, str]]
+    constraints: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; `from_json` is its inverse."""
+        return {
+            "name": self.name,
+            "study": dict(self.study),
+            "objectives": [asdict(row) for row in self.objectives],
+            "metrics": {name: dict(row) for name, row in self.metrics.items()},
+            "constraints": list(self.constraints),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Header:
+        """A header from what `to_json` wrote."""
+        return Header(
+            name=data["name"],
+            study=data["study"],
+            objectives=tuple(ObjectiveRow(**row) for row in data["objectives"]),
+            metrics=data["metrics"],
+            constraints=tuple(data["constraints"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,3 +113,125 @@ class Run:
     environment: Mapping[str, Any]
     bill: Mapping[str, Any]
     refused: Mapping[str, int]
+
+
+def read_run(folder: Path) -> Run:
+    """A run from its folder, whether it is going on, ended or was killed.
+
+    Answers from `snapshot.json` while that is fresh, without importing Optuna; else reads the
+    storage and leaves a new snapshot, where the folder can be written.
+
+    Raises:
+        RunError: no run there, or one of another format.
+        StorageFailed: the storage cannot be read.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    stamp = storage_stamp(folder, about)
+    snapshot = _fresh_snapshot(folder, stamp)
+    if snapshot is None:
+        from .storage import read_snapshot
+
+        snapshot = {"stamp": stamp, **read_snapshot(folder, about)}
+        write_snapshot(folder, snapshot)
+    return _run(folder, snapshot)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What `run.json` says: `format`, `name` (of the study in the storage), `storage` (its URL).
+
+    Raises:
+        RunError: not a run folder, or of another format.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise RunError(
+            f"{folder} is no run: it has no run.json; give the folder that `paretune search` made"
+        )
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT:
+        raise RunError(
+            f"{folder} has format {about.get('format')!r}, this version reads {FORMAT}; "
+            "open it with the version of paretune that wrote it"
+        )
+    return about
+
+
+def storage_stamp(folder: Path, about: Mapping[str, Any]) -> list[list[int]] | None:
+    """What changes whenever the study does: sizes and times of its files.
+
+    None for a database elsewhere, whose changes cannot be seen from outside: never fresh.
+    """
+    if about["storage"] != LOCAL_STORAGE:
+        return None
+    files = [folder / name for name in ("study.db", "study.db-wal")]
+    states = [path.stat() for path in files if path.is_file()]
+    # an empty write-ahead log says nothing: readers leave one behind
+    return [[state.st_size, state.st_mtime_ns] for state in states if state.st_size]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes a JSON file that is either whole or not there, whenever the process dies.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", encoding="utf-8") as file:
+        json.dump(data, file, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+
+
+def write_snapshot(folder: Path, snapshot: Mapping[str, Any]) -> None:
+    """Leaves a snapshot for the next reader; does nothing where the folder cannot be written.
+
+    Raises:
+        StorageFailed: the folder can be written, but not this file.
+    """
+    try:
+        write_json(folder / "snapshot.json", snapshot)
+    except OSError as error:
+        # an archived run is read-only, and reading it is not a failure
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StorageFailed(
+                f"cannot write {folder / 'snapshot.json'}: {error}; free some space and read again"
+            ) from error
+
+
+def _fresh_snapshot(folder: Path, stamp: list[list[int]] | None) -> dict[str, Any] | None:
+    path = folder / "snapshot.json"
+    if stamp is None or not path.is_file():
+        return None
+    snapshot: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return snapshot if snapshot["stamp"] == stamp and snapshot["format"] == FORMAT else None
+
+
+def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
+    header, notes = Header.from_json(snapshot["header"]), snapshot["notes"]
+    records = [Record.from_json(data) for data in snapshot["records"]]
+    baseline = [r for r in records if r.purpose == "baseline" and r.state in ("final", "failed")]
+    confirmations = {
+        int(number): tuple(Record.from_json(data) for data in repeats)
+        for number, repeats in snapshot["confirmations"].items()
+    }
+    everything = [*records, *(r for repeats in confirmations.values() for r in repeats)]
+    tariff = Tariff.from_json(notes["tariff"]) if "tariff" in notes else Tariff()
+    costs = bill(everything, snapshot["spent_seconds"], tariff)
+    environment = folder / "environment.json"
+    return Run(
+        folder=folder,
+        name=header.name,
+        study=header.study,
+        objectives=header.objectives,
+        metrics=header.metrics,
+        constraints=tuple(notes.get("constraints", header.constraints)),
+        records=tuple(record for record in records if record.purpose == "search"),
+        baseline=baseline[0] if baseline else None,
+        confirmations=confirmations,
+        reference=notes.get("reference"),
+        environment=json.loads(environment.read_text()) if environment.is_file() else {},
+        bill={name: figure.to_json() for name, figure in costs.items()},
+        refused=notes.get("refused", {}),
+    )

@@ -1,10 +1,20 @@
-"""Candidate: a model in the making; saved as `paper.json` + safetensors, never pickled."""
+"""Candidate: a model in the making; saved as `paper.json` + safetensors, never pickled.
+
+FOLDER/paper.json           what it is on paper
+FOLDER/weights.safetensors  every parameter, tied ones once, by `Profile.weights()`' names
+FOLDER/train.safetensors    the optimiser's state, only where training may go on
+FOLDER/train.json           the step it stands at
+FOLDER/notes.json           facts that steps keep, only where there are any
+"""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import StorageFailed
 from .paper import Paper
 
 if TYPE_CHECKING:
@@ -39,3 +49,66 @@ class Candidate:
     paper: Paper
     train_state: TrainState | None = None
     notes: dict[str, Any] | None = None
+
+
+def save_candidate(candidate: Candidate, folder: Path) -> None:
+    """Writes a candidate into an existing folder.
+
+    Raises:
+        StorageFailed: the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    state = candidate.train_state
+    try:
+        _write_json(folder / "paper.json", candidate.paper.to_json())
+        save_file(_tensors(dict(candidate.module.named_parameters())), folder / _WEIGHTS)
+        if state is not None:
+            save_file(_tensors(state.tensors), folder / _TRAIN)
+            _write_json(folder / "train.json", {"step": state.step})
+        if candidate.notes is not None:
+            _write_json(folder / "notes.json", candidate.notes)
+    except OSError as error:
+        raise StorageFailed(f"cannot write a candidate into {folder}: {error}") from error
+
+
+def load_candidate(folder: Path) -> Candidate:
+    """The candidate that `save_candidate` wrote: its outputs are equal bit for bit.
+
+    Raises:
+        StorageFailed: a file is missing or broken, or the tensors are not the paper's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from .build import build, fill
+
+    try:
+        paper = Paper.from_json(json.loads((folder / "paper.json").read_text()))
+        tensors = load_file(folder / _WEIGHTS)
+        state = None
+        if (folder / "train.json").is_file():
+            step = json.loads((folder / "train.json").read_text())["step"]
+            state = TrainState(step, load_file(folder / _TRAIN))
+        notes = folder / "notes.json"
+        kept = json.loads(notes.read_text()) if notes.is_file() else None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise StorageFailed(f"{folder} does not hold a whole candidate: {error}") from error
+    module = build(paper.profile)
+    wrong = fill(module, tensors)
+    if wrong:
+        raise StorageFailed(f"{folder}: weights do not fit the paper: {', '.join(wrong[:5])}")
+    return Candidate(module, paper, state, kept)
+
+
+_WEIGHTS = "weights.safetensors"
+_TRAIN = "train.safetensors"
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, allow_nan=False))
+
+
+def _tensors(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Plain contiguous tensors, which is what safetensors stores."""
+    return {name: tensor.detach().contiguous() for name, tensor in named.items()}

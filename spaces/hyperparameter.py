@@ -6,7 +6,9 @@ Optuna distributions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .configuration import Scalar
 
@@ -44,3 +46,66 @@ class OneOf:
 
 
 Hyperparameter = Integer | Real | OneOf
+
+
+def narrow(knob: Hyperparameter, wanted: object) -> Hyperparameter:
+    """A knob narrowed to what a study file asks for.
+
+    Args:
+        knob: as its technique declares it.
+        wanted: one value (the knob is fixed), `[low, high]` for a number, a list for a `OneOf`,
+            or `{"values": [...]}` for exactly these values of any knob.
+
+    Raises:
+        ValueError: outside what the knob allows; the message says what is allowed.
+
+    >>> narrow(Integer("rank", 1, 64, 8, log=True), [2, 16])
+    Integer(name='rank', low=2, high=16, default=8, log=True)
+    >>> narrow(Integer("rank", 1, 64, 8), 4)
+    OneOf(name='rank', values=(4,), default=4, ordered=True)
+    """
+    if isinstance(wanted, dict):
+        if set(wanted) != {"values"} or not wanted["values"]:
+            raise ValueError(f"{knob.name}: write {{values: [...]}}, not {wanted!r}")
+        return _pick(knob, wanted["values"])
+    if not isinstance(wanted, list | tuple):
+        return _pick(knob, [wanted])
+    if isinstance(knob, OneOf):
+        return _pick(knob, wanted)
+    if len(wanted) != 2:
+        raise ValueError(f"{knob.name}: a range is [low, high], not {list(wanted)}")
+    low, high = (_checked(knob, value) for value in wanted)
+    if low > high:
+        raise ValueError(f"{knob.name}: the range [{low}, {high}] is upside down")
+    return replace(knob, low=low, high=high, default=min(max(knob.default, low), high))
+
+
+def allowed(knob: Hyperparameter) -> str:
+    """What a knob may be, in words.
+
+    >>> allowed(Integer("rank", 1, 64, 8))
+    'a whole number from 1 to 64'
+    """
+    if isinstance(knob, OneOf):
+        return "one of " + ", ".join(str(value) for value in knob.values)
+    kind = "a whole number" if isinstance(knob, Integer) else "a number"
+    return f"{kind} from {knob.low:g} to {knob.high:g}"
+
+
+def _pick(knob: Hyperparameter, values: Sequence[object]) -> OneOf:
+    picked = tuple(_checked(knob, value) for value in values)
+    default = knob.default if knob.default in picked else picked[0]
+    return OneOf(knob.name, picked, default, ordered=getattr(knob, "ordered", True))
+
+
+def _checked(knob: Hyperparameter, value: Any) -> Any:
+    if isinstance(knob, OneOf):
+        fits = value in knob.values and type(value) in {type(v) for v in knob.values}
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        fits = False
+    else:
+        fits = knob.low <= value <= knob.high
+        fits = fits and (isinstance(knob, Real) or value == int(value))
+    if not fits:
+        raise ValueError(f"{knob.name} is {value!r}; allowed: {allowed(knob)}")
+    return float(value) if isinstance(knob, Real) else value

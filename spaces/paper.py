@@ -5,7 +5,9 @@ Everything that can be known without torch is a function of these.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from .profile import Profile
 from .recipe import Recipe
@@ -58,3 +60,23 @@ class Paper:
     recipe: Recipe = field(default_factory=Recipe)
     runtime: str | None = None
     plan: Plan | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; `from_json` is its inverse."""
+        return {
+            "profile": self.profile.to_json(),
+            "recipe": self.recipe.to_json(),
+            "runtime": self.runtime,
+            "plan": None if self.plan is None else asdict(self.plan),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Paper:
+        """A paper from what `to_json` wrote."""
+        plan = data["plan"]
+        return Paper(
+            profile=Profile.from_json(data["profile"]),
+            recipe=Recipe.from_json(data["recipe"]),
+            runtime=data["runtime"],
+            plan=None if plan is None else Plan(**plan),
+        )

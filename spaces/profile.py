@@ -7,8 +7,10 @@ module of exactly this structure. FLOP = 2 x multiply-accumulate; matrix product
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Literal
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
@@ -124,6 +126,8 @@ class Operator:
 
     Args:
         kind: `linear`, `attention_scores`, `attention_values`, `adapter`.
+        group: the group whose format it is computed in.
+        layer: which layer it belongs to, None outside the layers.
         flops: 2 x multiply-accumulate, for the whole batch.
         weight: name of the parameter it reads, None for attention's two products.
     """
@@ -146,7 +150,11 @@ class Profile:
         vocabulary, positions, token_types: rows of the embedding tables (0: no table).
         formats: one per group; groups left out are fp32.
         sparsity: share of zeros per group, in [0, 1).
-        extra: what the family needs to rebuild its config (activation, epsilon, rope, ...), JSON.
+        layers: first to last.
+        head: what turns hidden states into answers.
+        adapters: in the order in which they were attached.
+        extra: what the family needs to rebuild its config (activation, epsilon, rope, ...), by
+            key of config.json; nested keys are joined by dots, lists are tuples.
     """
 
     family: str
@@ -157,6 +165,7 @@ class Profile:
     layers: tuple[Layer, ...]
     head: Head
     formats: tuple[tuple[Group, Format], ...] = ()
+    sparsity: tuple[tuple[Group, float], ...] = ()
     adapters: tuple[Adapter, ...] = ()
     extra: tuple[tuple[str, Any], ...] = field(default=())
 
@@ -168,3 +177,167 @@ class Profile:
         """This profile with some groups declared anew."""
         merged = {**dict(self.formats), **formats}
         return replace(self, formats=tuple((g, merged[g]) for g in GROUPS if g in merged))
+
+    def weights(self) -> tuple[Weight, ...]:
+        """Every parameter tensor of the built module; tied tensors once.
+
+        Raises:
+            ModelError: the family is unknown, or cannot hold this structure.
+        """
+        return self._weights
+
+    @cached_property
+    def _weights(self) -> tuple[Weight, ...]:
+        # Imported here: a family makes profiles, and a profile asks its family for names.
+        from .families import family_of
+
+        return family_of(self.family).weights(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; `from_json` is its inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Profile:
+        """A profile from what `to_json` wrote, tuples or lists alike."""
+        return Profile(
+            family=data["family"],
+            width=data["width"],
+            vocabulary=data["vocabulary"],
+            positions=data["positions"],
+            token_types=data["token_types"],
+            layers=tuple(_layer(layer) for layer in data["layers"]),
+            head=Head(**data["head"]),
+            formats=tuple((group, Format(**form)) for group, form in data["formats"]),
+            sparsity=tuple((group, share) for group, share in data["sparsity"]),
+            adapters=tuple(_adapter(adapter) for adapter in data["adapters"]),
+            extra=tuple((key, _tuples(value)) for key, value in data["extra"]),
+        )
+
+
+def _layer(data: Mapping[str, Any]) -> Layer:
+    attention, feed_forward = data["attention"], data["feed_forward"]
+    return Layer(
+        None if attention is None else Attention(**attention),
+        None if feed_forward is None else FeedForward(**feed_forward),
+    )
+
+
+def _adapter(data: Mapping[str, Any]) -> Adapter:
+    return Adapter(
+        kind=data["kind"],
+        settings=tuple((name, value) for name, value in data["settings"]),
+        wraps=tuple(data["wraps"]),
+        weights=tuple(Weight(**{**w, "shape": tuple(w["shape"])}) for w in data["weights"]),
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """A JSON value with its lists as tuples, so that a profile can be hashed."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def parameters(profile: Profile) -> int:
+    """Elements of all parameter tensors, tied ones once."""
+    return sum(weight.count for weight in profile.weights())
+
+
+def trainable_parameters(profile: Profile, patterns: Sequence[str]) -> int:
+    """Elements of the tensors whose name fits a pattern of `Recipe.trainable`.
+
+    Args:
+        profile: the model.
+        patterns: fnmatch patterns over parameter names; `("*",)` is all, `()` none.
+    """
+    return sum(
+        weight.count
+        for weight in profile.weights()
+        if any(fnmatchcase(weight.name, pattern) for pattern in patterns)
+    )
+
+
+def operators(
+    profile: Profile,
+    batch: int,
+    tokens: int,
+    *,
+    context: int | None = None,
+    last_only: bool = False,
+) -> tuple[Operator, ...]:
+    """The matrix products of one forward pass, in no particular order.
+
+    Softmax attention is counted as the full square (arXiv 1706.03762), causal or not. Look-ups,
+    norms, activations and the softmax are not matrix products. An adapter that was not merged is
+    a product of its own; formats and sparsity change nothing.
+
+    Args:
+        profile: the model.
+        batch: texts.
+        tokens: positions that are computed, per text.
+        context: positions that are attended to, per text; None: `tokens`.
+        last_only: a language-modelling head answers for each text's last position alone.
+    """
+    answered = _answered(profile, tokens, last_only)
+    head_paths = _head_paths(profile)
+    products = []
+    for weight in _multiplied(profile):
+        in_head = weight.group == "head" or weight.name.startswith(head_paths)
+        flops = 2 * batch * (answered if in_head else tokens) * weight.count
+        kind = "adapter" if weight.group == "adapter" else "linear"
+        products.append(Operator(kind, weight.group, weight.layer, flops, weight.name))
+    for index, layer in enumerate(profile.layers):
+        if layer.attention is not None:
+            inner = layer.attention.heads * layer.attention.head_width
+            flops = 2 * batch * tokens * (tokens if context is None else context) * inner
+            for kind in ("attention_scores", "attention_values"):
+                products.append(Operator(kind, "attention", index, flops))
+    return tuple(products)
+
+
+def forward_flops(profile: Profile, batch: int, tokens: int, *, last_only: bool = False) -> int:
+    """FLOPs of one forward pass: the sum of `operators`.
+
+    Args:
+        profile: the model.
+        batch: texts.
+        tokens: positions per text.
+        last_only: a language-modelling head answers for each text's last position alone, as
+            when a prompt is read before writing.
+    """
+    return sum(op.flops for op in operators(profile, batch, tokens, last_only=last_only))
+
+
+def decode_flops(profile: Profile, context: int, *, batch: int = 1) -> int:
+    """FLOPs of writing one token per text with a cache (arXiv 2204.02311).
+
+    Args:
+        profile: a decoder with a language-modelling head.
+        context: positions that the new token attends to, itself included.
+        batch: texts.
+    """
+    return sum(op.flops for op in operators(profile, batch, 1, context=context))
+
+
+def _multiplied(profile: Profile) -> list[Weight]:
+    """The weights that take part in a product, a tied head as a matrix of its own."""
+    matrices = [weight for weight in profile.weights() if weight.role == "matrix"]
+    if profile.head.kind == "language-modelling" and profile.head.tied:
+        table = next(weight for weight in profile.weights() if weight.role == "table")
+        matrices.append(replace(table, role="matrix", group="head"))
+    return matrices
+
+
+def _head_paths(profile: Profile) -> tuple[str, ...]:
+    """What the names of an adapter's weights begin with when it sits in the head."""
+    heads = {w.name.rsplit(".", 1)[0] for w in profile.weights() if w.group == "head"}
+    return tuple(f"{path.removesuffix('.base_layer')}." for path in heads)
+
+
+def _answered(profile: Profile, tokens: int, last_only: bool) -> int:
+    """Positions per text at which the head is computed."""
+    from .families import family_of
+
+    if profile.head.kind == "language-modelling":
+        return 1 if last_only else tokens
+    # Encoders classify by their first position; decoders score every one, then pick the last.
+    return 1 if family_of(profile.family).kind == "encoder" else tokens

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 LossKind = Literal["task", "logits", "hidden", "attention"]
@@ -63,7 +64,16 @@ class Recipe:
         >>> Recipe(train_items=1200, epochs=3, batch=16).total_steps
         225
         """
-        return math.ceil(self.train_items * self.epochs / self.batch)
+        # Rounded first: a tenth of three epochs is 0.30000000000000004.
+        return math.ceil(round(self.train_items * self.epochs / self.batch, 6))
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of that name trains.
+
+        >>> Recipe(trainable=("*.bias",)).trains("encoder.0.bias")
+        True
+        """
+        return any(fnmatchcase(name, pattern) for pattern in self.trainable)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is its inverse."""

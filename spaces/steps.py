@@ -26,7 +26,7 @@ Key = str
 
 Split = Literal["train", "calibration", "validation", "test"]
 
-Reads = Literal["model", "train", "calibration", "recipe"]
+Reads = Literal["model", "train", "calibration", "recipe", "formats"]
 """What a step's result depends on beside its settings and its input: it enters the step's key."""
 
 
@@ -101,9 +101,13 @@ class Step(Protocol):
 
     name: ClassVar[str]
     version: ClassVar[int]
-    phase: Phase
     draws: ClassVar[bool]
     reads: ClassVar[frozenset[Reads]]
+
+    @property
+    def phase(self) -> Phase:
+        """Its place: a class variable, or a field where a setting decides it."""
+        ...
 
     @property
     def settings(self) -> Settings:

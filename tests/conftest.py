@@ -12,20 +12,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 
-WORDS = [chr(c) for c in range(97, 123)] + [
-    "the",
-    "a",
-    "of",
-    "to",
-    "good",
-    "bad",
-    "film",
-    "was",
-    "very",
-    "not",
-    "it",
-    "and",
-]
+WORDS = [chr(c) for c in range(97, 123)]
+WORDS += ["the", "of", "to", "good", "bad", "film", "was", "very", "not", "it", "and"]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 

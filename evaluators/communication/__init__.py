@@ -1,1 +1,1 @@
-"""evaluators/communication."""
+"""Bytes that training sends."""

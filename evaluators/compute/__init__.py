@@ -1,1 +1,1 @@
-"""evaluators/compute."""
+"""Operations, time and throughput."""

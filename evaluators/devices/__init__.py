@@ -1,1 +1,1 @@
-"""evaluators/devices."""
+"""Processors and grid regions as data, and what this machine is."""

@@ -1,1 +1,1 @@
-"""evaluators/energy."""
+"""Joules, kilowatt-hours and carbon, and what they are read from."""

@@ -1,1 +1,1 @@
-"""evaluators/memory."""
+"""Parameters, bytes on disk, highest resident memory."""

@@ -1,1 +1,1 @@
-"""evaluators/money."""
+"""What serving and training cost."""

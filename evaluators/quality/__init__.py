@@ -1,1 +1,1 @@
-"""evaluators/quality."""
+"""How well a candidate answers, item by item."""

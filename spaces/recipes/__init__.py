@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..technique import Technique
+from .plain import Plain
 
-OFF: Final = "plain"
-TABLE: dict[str, Technique] = {}
+OFF: Final = "default"
+TABLE: dict[str, Technique] = {row.name: row for row in (Plain(),)}

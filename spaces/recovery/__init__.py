@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from ..technique import Technique
+from .distil import Distil
+from .finetune import Finetune
 
 OFF: Final = "none"
-TABLE: dict[str, Technique] = {}
+TABLE: dict[str, Technique] = {row.name: row for row in (Finetune(), Distil())}

@@ -1,0 +1,5 @@
+"""`python -m paretune`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,62 @@
+"""The table of metrics: the families' rows, and those that entry points add.
+
+An entry point of the group `paretune.metrics` names a `Metric`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from itertools import chain
+
+from ..errors import BadRequest, UnknownName
+from .communication import training as communication
+from .compute import flops, latency, training
+from .energy import use as energy
+from .memory import peak, size
+from .metric import Metric
+from .money import cost
+from .quality import classification, language
+
+FAMILIES = (
+    classification.METRICS,
+    language.METRICS,
+    flops.METRICS,
+    latency.METRICS,
+    training.METRICS,
+    size.METRICS,
+    peak.METRICS,
+    energy.METRICS,
+    cost.METRICS,
+    communication.METRICS,
+)
+
+
+@cache
+def metrics() -> Mapping[str, Metric]:
+    """Every metric by name: quality first, then by resource.
+
+    Raises:
+        BadRequest: an entry point that is no Metric, or takes a name that exists.
+    """
+    rows = {row.name: row for row in chain.from_iterable(FAMILIES)}
+    for entry in entry_points(group="paretune.metrics"):
+        row = entry.load()
+        if not isinstance(row, Metric):
+            raise BadRequest(f"entry point {entry.value} is no Metric; see CONTRIBUTING.md")
+        if row.name in rows:
+            raise BadRequest(f"entry point {entry.value} calls itself {row.name!r}, which exists")
+        rows[row.name] = row
+    return rows
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        UnknownName: no such row.
+    """
+    if name not in metrics():
+        raise UnknownName("metric", name, metrics())
+    return metrics()[name]

@@ -1,0 +1,147 @@
+"""FLOPs of one training step on paper: which products the backward pass has to make.
+
+A product y = W x has two in its backward pass: one for the gradient of W, made only where W
+trains, one for the gradient of x, made only where something before it trains. Where everything
+trains, a step is three times the forward pass (arXiv 2204.02311); a frozen base with adapters makes
+it about two. Softmax attention has two for each of its two products, where both factors lead to
+something that trains. Nothing is recomputed; norms and the optimiser are not matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from ...spaces.families import family_of
+from ...spaces.family import Family, Role
+from ...spaces.profile import Operator, Profile, Weight, operators
+
+
+def training_step_flops(
+    profile: Profile, patterns: Sequence[str], batch: int, tokens: int
+) -> tuple[int, int]:
+    """FLOPs of the forward and of the backward pass of one step.
+
+    Args:
+        profile: the model that trains.
+        patterns: fnmatch patterns over the names of the parameters that train.
+        batch: texts. tokens: positions per text.
+    """
+    products = operators(profile, batch, tokens)
+    walk = _Walk(profile, family_of(profile.family), patterns, products)
+    return sum(product.flops for product in products), walk.backward()
+
+
+class _Walk:
+    """The forward pass walked through, asking at each place whether a gradient passes."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        family: Family,
+        patterns: Sequence[str],
+        products: Sequence[Operator],
+    ) -> None:
+        self.profile = profile
+        self.family = family
+        self.products = products
+        self._below: dict[str, list[Weight]] = {}
+        self._training: set[str] = set()
+        for weight in profile.weights():
+            if any(fnmatchcase(weight.name, pattern) for pattern in patterns):
+                self._training.add(weight.name)
+            for dot in _dots(weight.name):
+                self._below.setdefault(weight.name[:dot], []).append(weight)
+        # a tied head's product goes by the name of the table, and is no one's but the head's
+        self._product_flops = {p.weight: p.flops for p in products if p.weight is not None}
+        self._attention_flops = {(p.kind, p.layer): p.flops for p in products if p.weight is None}
+
+    @property
+    def _norms_first(self) -> bool:
+        # layers that begin with their norms leave one for the end of the stack
+        return self.family.final_norm is not None
+
+    def backward(self) -> int:
+        """FLOPs of the backward pass."""
+        tables = [w for w in self.profile.weights() if w.role == "table"]
+        passes = any(map(self._trains, tables)) or self._norm(self.family.embedding_norm)
+        total = 0
+        for index in range(len(self.profile.layers)):
+            for part in (self._attention, self._feed_forward):
+                flops, passes = part(index, passes)
+                total += flops
+        passes = passes or self._norm(self.family.final_norm)
+        return total + self._head(passes)
+
+    def _attention(self, index: int, passes: bool) -> tuple[int, bool]:
+        if self.profile.layers[index].attention is None:
+            return 0, passes
+        norm = self._norm(self.family.path("attention.norm", index))
+        inner = passes or (norm and self._norms_first)
+        total, leads = 0, {}
+        for role in ("attention.query", "attention.key", "attention.value"):
+            path = self.family.path(role, index)
+            flops, leads[role] = self._module(path, inner)
+            first = self.family.fused(role)[0] == role  # a fused matrix is one product
+            total += flops if first else 0
+        norms = any(self._norm(f"{self.family.layer}.{index}.{n}") for n in self.family.head_norms)
+        query, key = leads["attention.query"] or norms, leads["attention.key"] or norms
+        value = leads["attention.value"]
+        scores = self._attention_flops["attention_scores", index]
+        values = self._attention_flops["attention_values", index]
+        total += scores * (query + key) + values * ((query or key) + value)
+        flops, out = self._module(
+            self.family.path("attention.output", index), query or key or value
+        )
+        return total + flops, passes or out or norm
+
+    def _feed_forward(self, index: int, passes: bool) -> tuple[int, bool]:
+        if self.profile.layers[index].feed_forward is None:
+            return 0, passes
+        norm = self._norm(self.family.path("ffn.norm", index))
+        inner = passes or (norm and self._norms_first)
+        rising: tuple[Role, ...] = ("ffn.gate", "ffn.up") if self.family.gated else ("ffn.up",)
+        total, leads = 0, False
+        for role in rising:
+            flops, out = self._module(self.family.path(role, index), inner)
+            total, leads = total + flops, leads or out
+        flops, out = self._module(self.family.path("ffn.down", index), leads)
+        return total + flops, passes or out or norm
+
+    def _head(self, passes: bool) -> int:
+        if self.profile.head.kind == "language-modelling":
+            if self.profile.head.tied:
+                (product,) = (p for p in self.products if p.group == "head")
+                return product.flops * (passes + (product.weight in self._training))
+            return self._module(self.family.language_head, passes)[0]
+        total = 0
+        for path in (self.family.pooler, self.family.classifier):
+            if path is not None:
+                flops, passes = self._module(path, passes)
+                total += flops
+        return total
+
+    def _module(self, path: str, passes: bool) -> tuple[int, bool]:
+        """Backward FLOPs of a matrix with its adapters, and whether a gradient leads to it."""
+        mine = self._below.get(path, [])
+        own = [w for w in mine if w.group != "adapter"]
+        total = sum(self._flops(w) * (passes + self._trains(w)) for w in own)
+        inside = passes  # an adapter's matrices stand one after the other
+        for weight in (w for w in mine if w.group == "adapter"):
+            trains = self._trains(weight)
+            total += self._flops(weight) * (inside + trains)
+            inside = inside or trains
+        return total, inside or any(self._trains(w) for w in own)
+
+    def _norm(self, path: str | None) -> bool:
+        return path is not None and any(map(self._trains, self._below.get(path, [])))
+
+    def _flops(self, weight: Weight) -> int:
+        return self._product_flops.get(weight.name, 0) if weight.role == "matrix" else 0
+
+    def _trains(self, weight: Weight) -> bool:
+        return weight.name in self._training
+
+
+def _dots(name: str) -> list[int]:
+    return [i for i, letter in enumerate(name) if letter == "."]

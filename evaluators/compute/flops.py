@@ -1,0 +1,115 @@
+"""FLOPs on paper: of one answer, of one token, of the whole training.
+
+FLOP = 2 x multiply-accumulate; matrix products only; attention as the full square. Unstructured
+sparsity and weight-only formats change nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ...spaces.paper import Paper
+from ...spaces.profile import decode_flops, forward_flops
+from ..measurement import Measurement
+from ..metric import Evidence, Metric
+
+CONVENTION: Final = "matrix products, 2 per multiply-accumulate, full attention square"
+WHERE: Final = ("batch", "prompt_tokens", "output_tokens")
+
+
+def flops(evidence: Evidence) -> Measurement:
+    """FLOPs to answer one batch: the prompt, then every written token against a growing cache."""
+    total = workload_flops(evidence)
+    return _exact(total, evidence.conditions(*WHERE, convention=CONVENTION))
+
+
+def flops_per_token(evidence: Evidence) -> Measurement:
+    """FLOPs to answer one batch, per token read or written."""
+    workload = evidence.workload
+    tokens = workload.batch * (workload.prompt_tokens + workload.output_tokens)
+    total = workload_flops(evidence)
+    return _exact(total / tokens, evidence.conditions(*WHERE, convention=CONVENTION))
+
+
+def training_flops(evidence: Evidence) -> Measurement:
+    """FLOPs of all Train steps at full fidelity, by which products their backward passes make."""
+    papers = training_papers(evidence)
+    tokens = int(evidence.setting("item_tokens", evidence.workload.prompt_tokens))
+    facts: dict[str, str | int | float] = {"convention": CONVENTION, "item_tokens": tokens}
+    if any(paper.recipe.teacher for paper in papers):
+        facts["teacher_forward"] = "not counted"
+    total = sum(_run_flops(paper, tokens) for paper in papers)
+    return _exact(total, evidence.conditions(**facts))
+
+
+def workload_flops(evidence: Evidence) -> int:
+    """FLOPs of one batch of the workload.
+
+    Reading the prompt gives the first token; the k-th one after it attends to prompt + k positions.
+    """
+    profile, workload = evidence.paper.profile, evidence.workload
+    writes = workload.output_tokens > 0
+    total = forward_flops(profile, workload.batch, workload.prompt_tokens, last_only=writes)
+    for position in range(1, workload.output_tokens):
+        context = workload.prompt_tokens + position
+        total += decode_flops(profile, context, batch=workload.batch)
+    return total
+
+
+def training_papers(evidence: Evidence) -> tuple[Paper, ...]:
+    """The papers that training started from: as told, else the candidate's own."""
+    if evidence.training_papers is not None:
+        return evidence.training_papers
+    return (evidence.paper,)
+
+
+def _run_flops(paper: Paper, tokens: int) -> float:
+    from .backward import training_step_flops
+
+    recipe = paper.recipe
+    if recipe.total_steps == 0:
+        return 0.0
+    forward, backward = training_step_flops(paper.profile, recipe.trainable, 1, tokens)
+    return (forward + backward) * recipe.train_items * recipe.epochs
+
+
+def _exact(value: float, conditions: tuple[tuple[str, object], ...]) -> Measurement:
+    return Measurement(float(value), "FLOP", "exact", conditions=conditions)
+
+
+METRICS: Final = (
+    Metric(
+        name="flops",
+        unit="FLOP",
+        direction="minimize",
+        resource="computation",
+        needs="paper",
+        pieces=frozenset(),
+        definition="Matrix-product FLOPs to answer one batch of the workload (2 per MAC).",
+        source="arXiv 1706.03762; decode: arXiv 2204.02311",
+        evaluate=flops,
+    ),
+    Metric(
+        name="flops_per_token",
+        unit="FLOP",
+        direction="minimize",
+        resource="computation",
+        needs="paper",
+        pieces=frozenset(),
+        definition="FLOPs of one batch of the workload, per token read or written.",
+        source="arXiv 2001.08361",
+        evaluate=flops_per_token,
+    ),
+    Metric(
+        name="training_flops",
+        unit="FLOP",
+        direction="minimize",
+        resource="computation",
+        needs="paper",
+        pieces=frozenset(),
+        definition="Forward and backward matrix products of all Train steps at full fidelity, "
+        "nothing recomputed or cached; 3 x forward where everything trains.",
+        source="arXiv 2204.02311",
+        evaluate=training_flops,
+    ),
+)

@@ -1,0 +1,37 @@
+"""Choosing between the meters that a machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...spaces.paper import Workload
+from ..devices.here import processor
+from ..devices.table import device_row
+from .meter import Meter, NoMeter
+from .model import UtilisationModel
+from .nvml import nvml_meter
+from .rapl import POWERCAP, RaplMeter, rapl_domains
+
+
+def find_meter(workload: Workload, *, powercap: Path = POWERCAP) -> Meter:
+    """The best meter that this machine has for a workload: counters before a model before none.
+
+    Args:
+        workload: its `device` is `here` (the CPU), `cuda` or `cuda:N`, or a row of the device
+            table.
+        powercap: where the kernel shows RAPL counters.
+    """
+    if workload.device.startswith("cuda"):
+        return nvml_meter(int(workload.device.partition(":")[2] or 0))
+    name = processor()
+    row = device_row(name)
+    if workload.device != "here" and (row is None or row.name != workload.device):
+        return NoMeter(f"the workload is for {workload.device}, this machine is {name}")
+    domains = rapl_domains(powercap)
+    if domains:
+        return RaplMeter(domains)
+    if row is not None:
+        return UtilisationModel(row, workload.threads)
+    return NoMeter(
+        f"no readable RAPL counters in {powercap}, no row of the device table for {name}"
+    )

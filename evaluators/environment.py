@@ -1,0 +1,129 @@
+"""What this machine is and what can be measured on it, asked without importing torch."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from ..spaces.paper import Workload
+from .devices.here import gpus, memory_bytes, processor, threads
+from .devices.table import DEFAULT_REGION, device_row, grid, pue
+from .energy.meters import find_meter
+
+PACKAGES: Final = (
+    "paretune",
+    "torch",
+    "transformers",
+    "peft",
+    "onnx",
+    "onnxruntime",
+    "optuna",
+    "numpy",
+    "scipy",
+    "ray",
+    "datasets",
+    "nvidia-ml-py",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of `paretune doctor`.
+
+    Args:
+        what: the kind of figure, or the library.
+        how: `measured` or `modelled` for figures, `present` for what is there, else `absent`.
+        detail: by what means, or what would help.
+    """
+
+    what: str
+    how: Literal["measured", "modelled", "present", "absent"]
+    detail: str
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and meters, JSON-ready: what a run stores beside its figures."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "processor": processor(),
+        "threads": threads(),
+        "memory_bytes": memory_bytes(),
+        "gpus": [asdict(gpu) for gpu in gpus()],
+        "meters": {device: _meter(device) for device in _devices()},
+    }
+
+
+def doctor() -> Sequence[Finding]:
+    """What can be measured here and how, what cannot and why."""
+    return (
+        Finding("latency", "measured", f"{processor()}, {threads()} threads, monotonic clock"),
+        _peak(),
+        *(_energy(device) for device in _devices()),
+        _carbon(),
+        _money(),
+        Finding("disk", "present", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB free here"),
+        *(_package(name) for name in PACKAGES[1:]),
+    )
+
+
+def _devices() -> tuple[str, ...]:
+    return ("here", *(f"cuda:{gpu.index}" for gpu in gpus()))
+
+
+def _meter(device: str) -> dict[str, Any]:
+    meter = find_meter(Workload(device=device))
+    found = {"name": meter.name, "source": meter.source, "reason": meter.reason}
+    return {**found, "assumptions": dict(meter.assumptions())}
+
+
+def _energy(device: str) -> Finding:
+    meter = find_meter(Workload(device=device))
+    what = "energy" if device == "here" else f"energy of {device}"
+    if meter.source is None:
+        return Finding(what, "absent", meter.reason or meter.name)
+    facts = ", ".join(f"{name} {value}" for name, value in meter.assumptions())
+    return Finding(what, meter.source, f"{meter.name}: {facts}" if facts else meter.name)
+
+
+def _peak() -> Finding:
+    by = "VmHWM" if Path("/proc/self/status").exists() else "ru_maxrss"
+    return Finding("peak memory", "measured", f"{by} of a fresh process; {_gigabytes()} in all")
+
+
+def _gigabytes() -> str:
+    return f"{memory_bytes() / 1e9:.0f} GB"
+
+
+def _carbon() -> Finding:
+    row = grid(DEFAULT_REGION)
+    detail = f"{row.gco2e_per_kwh:g} g/kWh ({row.name}, {row.year}), PUE {pue():g}; set `region`"
+    return Finding("carbon", "modelled", detail)
+
+
+def _money() -> Finding:
+    row = device_row(processor())
+    if row is None:
+        return Finding("money", "absent", f"no price for {processor()}; set `usd_per_hour`")
+    detail = f"{row.usd_per_hour:g} USD per hour and {row.per} ({row.price_date})"
+    return Finding("money", "modelled", f"{detail}; set `usd_per_hour`")
+
+
+def _package(name: str) -> Finding:
+    found = _version(name)
+    if found is None:
+        return Finding(name, "absent", "not installed")
+    return Finding(name, "present", found)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

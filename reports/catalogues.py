@@ -1,0 +1,71 @@
+"""What exists, as rows: techniques, metrics, devices. The docs are generated from these too."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ..evaluators.catalogue import metrics
+from ..evaluators.devices.table import devices, grids
+from ..spaces.hyperparameter import Hyperparameter, OneOf, allowed
+from ..spaces.paper import Paper
+from ..spaces.profile import Attention, FeedForward, Head, Layer, Profile
+from ..spaces.recipe import Recipe
+from ..spaces.slots import slots
+
+
+def example_paper() -> Paper:
+    """A BERT-base classifier on paper, for which knobs are listed."""
+    layer = Layer(Attention(12, 12, 64), FeedForward(3072))
+    profile = Profile("bert", 768, 30522, 512, 2, (layer,) * 12, Head("classification", 2))
+    return Paper(profile, Recipe(train_items=1000, epochs=3))
+
+
+def technique_rows() -> list[dict[str, Any]]:
+    """One row a technique: slot, name, what it moves, its knobs, its source, what it does."""
+    rows = []
+    for slot in slots().values():
+        for name, technique in slot.techniques.items():
+            knobs = technique.hyperparameters(example_paper())
+            rows.append(
+                {
+                    "slot": slot.name,
+                    "method": name,
+                    "moves": sorted(technique.moves),
+                    "knobs": {knob.name: _knob(knob) for knob in knobs},
+                    "source": technique.source,
+                    "what": _first_line(technique),
+                }
+            )
+    return rows
+
+
+def metric_rows() -> list[dict[str, Any]]:
+    """One row a metric of the catalogue."""
+    return [
+        {
+            "metric": metric.name,
+            "unit": metric.unit,
+            "better": "higher" if metric.direction == "maximize" else "lower",
+            "resource": metric.resource,
+            "needs": metric.needs,
+            "definition": metric.definition,
+            "source": metric.source,
+        }
+        for metric in metrics().values()
+    ]
+
+
+def device_rows() -> list[dict[str, Any]]:
+    """One row a device or grid region, with the source and date of its figures."""
+    rows: list[dict[str, Any]] = [{"kind": "device", **vars(d)} for d in devices().values()]
+    return rows + [{"kind": "grid region", **vars(g)} for g in grids().values()]
+
+
+def _knob(knob: Hyperparameter) -> str:
+    fixed = isinstance(knob, OneOf) and len(knob.values) == 1
+    return str(knob.default) if fixed else f"{allowed(knob)} (default {knob.default})"
+
+
+def _first_line(technique: object) -> str:
+    return (inspect.getdoc(type(technique)) or "").split("\n\n")[0].replace("\n", " ")

@@ -1,0 +1,189 @@
+"""Budget: when a search must stop asking; the bill: what it has cost.
+
+Both count from what is stored - records and the time that drivers held the run - so that a budget
+means the same across any number of resumes and crashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from ..evaluators.measurement import Measurement, missing
+from .records import Record
+
+JOULES_PER_KWH: Final = 3.6e6
+SECONDS_PER_HOUR: Final = 3600.0
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What an hour of one worker draws, emits and costs; None: not known.
+
+    Args:
+        watts: draw of one busy worker, machine side.
+        pue: energy of the site per energy of the machine.
+        kg_per_kwh: carbon intensity of the electricity, kg CO2e.
+        price_per_hour: rent of one worker.
+        price_per_kwh: of the electricity, where it is paid beside the rent.
+        currency: of both prices.
+        sources: where the figures are from, for the reader of the bill.
+    """
+
+    watts: float | None = None
+    pue: float = 1.0
+    kg_per_kwh: float | None = None
+    price_per_hour: float | None = None
+    price_per_kwh: float | None = None
+    currency: str = "USD"
+    sources: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready form; `from_json` is its inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Tariff:
+        """A tariff from what `to_json` wrote."""
+        return Tariff(**data)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a search has used of each limit; None: cannot be told.
+
+    Args:
+        trials: configurations that became trials, the baseline among them.
+        minutes: wall time that a driver held the run.
+        trainings: distinct long trainings, the baseline's among them.
+        kwh, money: see `bill`.
+    """
+
+    trials: int
+    minutes: float
+    trainings: int
+    kwh: float | None
+    money: float | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a search; None: no limit. Whichever is reached first ends it.
+
+    Args:
+        trials: how many configurations may become trials, the baseline among them.
+        minutes: wall time.
+        trainings: long trainings; when they are made, only what needs no new one is admitted.
+        kwh: energy of the search.
+        money: in the tariff's currency.
+    """
+
+    trials: int | None = None
+    minutes: float | None = None
+    trainings: int | None = None
+    kwh: float | None = None
+    money: float | None = None
+
+    def over(self, spent: Spent) -> str | None:
+        """Why nothing at all may be asked any more; None: something may.
+
+        Trials and trainings are not judged here: when they are used up, what has begun goes on.
+        """
+        for name in ("minutes", "kwh", "money"):
+            limit, used = getattr(self, name), getattr(spent, name)
+            if limit is not None and used is not None and used >= limit:
+                return f"the budget of {limit:g} {name} is spent ({used:.3g})"
+        return None
+
+    def full(self, spent: Spent) -> str | None:
+        """Why no further configuration may become a trial; None: one may."""
+        if self.trials is not None and spent.trials >= self.trials:
+            return f"all {self.trials} trials of the budget are asked"
+        return None
+
+
+def trainings_of(record: Record) -> frozenset[str]:
+    """Names of the long trainings that a record rests on, whoever paid for them."""
+    return frozenset(stage.training for stage in record.stages if stage.training is not None)
+
+
+def bill(records: Iterable[Record], spent_seconds: float, tariff: Tariff) -> dict[str, Measurement]:
+    """The search's own cost so far.
+
+    Args:
+        records: trials and confirmations.
+        spent_seconds: wall time that drivers held the run.
+        tariff: what an hour of a worker draws and costs.
+
+    Returns:
+        `hours` (wall), `worker_hours` (work, all workers), `kwh`, `kg_co2e`, `money`.
+        kWh = hours x W x PUE / 1000 (arXiv 2302.13971), kg = kWh x kg per kWh (arXiv 2104.10350).
+    """
+    records = list(records)
+    worker_hours = sum(record.seconds for record in records) / SECONDS_PER_HOUR
+    kwh = _energy(records, worker_hours, tariff)
+    return {
+        "hours": Measurement(spent_seconds / SECONDS_PER_HOUR, "hour", "measured"),
+        "worker_hours": Measurement(worker_hours, "hour", "measured"),
+        "kwh": kwh,
+        "kg_co2e": _carbon(kwh, tariff),
+        "money": _money(worker_hours, kwh, tariff),
+    }
+
+
+def spent(records: Iterable[Record], spent_seconds: float, trainings: int, tariff: Tariff) -> Spent:
+    """What a search has used of its budget.
+
+    Args:
+        records: every trial.
+        spent_seconds: wall time that drivers held the run.
+        trainings: distinct long trainings, those under way among them.
+        tariff: for energy and money.
+    """
+    records = list(records)
+    costs = bill(records, spent_seconds, tariff)
+    return Spent(
+        trials=len(records),
+        minutes=spent_seconds / 60.0,
+        trainings=trainings,
+        kwh=costs["kwh"].value,
+        money=costs["money"].value,
+    )
+
+
+def _energy(records: list[Record], worker_hours: float, tariff: Tariff) -> Measurement:
+    metered = [record.energy_j for record in records if record.energy_j is not None]
+    conditions: tuple[tuple[str, Any], ...] = (("pue", tariff.pue), ("sources", tariff.sources))
+    if metered and len(metered) == len(records):
+        kwh = sum(metered) / JOULES_PER_KWH * tariff.pue
+        return Measurement(kwh, "kWh", "measured", conditions=conditions)
+    if tariff.watts is None:
+        return missing("kWh", "no meter was read and the draw of a worker is not known")
+    kwh = worker_hours * tariff.watts * tariff.pue / 1000.0
+    conditions = (*conditions, ("watts", tariff.watts))
+    return Measurement(kwh, "kWh", "modelled", conditions=conditions)
+
+
+def _carbon(kwh: Measurement, tariff: Tariff) -> Measurement:
+    if kwh.value is None:
+        return missing("kg", kwh.reason or "the energy is not known")
+    if tariff.kg_per_kwh is None:
+        return missing("kg", "the carbon intensity of the electricity is not known")
+    conditions = (("kg_per_kwh", tariff.kg_per_kwh), *kwh.conditions)
+    return Measurement(kwh.value * tariff.kg_per_kwh, "kg", "modelled", conditions=conditions)
+
+
+def _money(worker_hours: float, kwh: Measurement, tariff: Tariff) -> Measurement:
+    if tariff.price_per_hour is None and tariff.price_per_kwh is None:
+        return missing(tariff.currency, "no price is known")
+    if tariff.price_per_kwh is not None and kwh.value is None:
+        return missing(tariff.currency, f"the electricity cannot be priced: {kwh.reason}")
+    energy = (tariff.price_per_kwh or 0.0) * (kwh.value or 0.0)
+    money = worker_hours * (tariff.price_per_hour or 0.0) + energy
+    prices = (
+        ("price_per_hour", tariff.price_per_hour),
+        ("price_per_kwh", tariff.price_per_kwh),
+        ("sources", tariff.sources),
+    )
+    return Measurement(money, tariff.currency, "modelled", conditions=prices)

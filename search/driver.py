@@ -1,0 +1,424 @@
+"""Driver: hands out the next piece of work, and takes what came of it into the records.
+
+What it asks is a function of the rules and the records alone: no state of a process, no clock but
+for the budget. So a search that was killed anywhere goes on as if nothing had happened, and every
+engine - one process, many, a cluster, a replay - is a loop around `next` and `tell`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from ..spaces.configuration import Configuration, Scalar
+from .budget import Budget, Spent, Tariff, spent, trainings_of
+from .records import TRANSIENT, Ask, Purpose, Record, State
+from .storage import Draft, StudyStorage
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+    from optuna.trial import Trial
+
+DRAWS: Final = 200
+"""Draws for one trial before the space counts as used up."""
+
+SAME_DRAWS: Final = 20
+"""The same refused draw in a row: the sampler has nothing else to give."""
+
+ENDED: Final = ("final", "failed")
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing can be asked until something that is under way comes back."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing will be asked any more, and why."""
+
+    reason: str
+
+
+class Source(Protocol):
+    """What an engine works for: `Driver`, or `Confirmer`."""
+
+    def next(self) -> Ask | Wait | Done:
+        """The next piece of work."""
+        ...
+
+    def prior(self, ask: Ask) -> Record | None:
+        """The record of the ask's trial so far, None for a trial without one."""
+        ...
+
+    def tell(self, record: Record) -> Record:
+        """Takes in what came of an ask; returns the record as it was stored."""
+        ...
+
+    def beat(self) -> None:
+        """Says that the engine lives; to be called every few seconds."""
+        ...
+
+
+def _no_words(configuration: Configuration) -> tuple[str, ...]:
+    return ()
+
+
+def _no_numbers(records: Sequence[Record]) -> tuple[int, ...]:
+    return ()
+
+
+def _no_values(record: Record) -> Mapping[str, float]:
+    return {}
+
+
+def _no_parameters(configuration: Configuration) -> Mapping[str, Scalar]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the driver knows about a study: small pure functions and figures.
+
+    Args:
+        suggest: calls `trial.suggest_*` and returns the configuration that came out.
+        make_sampler: a fresh sampler for one ask, from a number that is drawn for that ask.
+        refuse: why a configuration may not become a trial; empty: it may.
+        budget: what may be used.
+        tariff: what an hour costs, for budgets of energy and money.
+        seed: of the study; every ask carries it.
+        baseline: trial 0; None: there is none.
+        needs_baseline: some limit leans on the baseline: without it there is no search.
+        initial: search trials that may be asked before the baseline has ended.
+        enqueue: configurations to try first.
+        parameters: the Optuna parameters of a configuration, for `enqueue`.
+        rungs: number of fidelities.
+        first_rung: where a configuration starts (the last rung where nothing trains).
+        promote: numbers of the paused trials that go on, best first.
+        trainings: names of the long trainings that a configuration rests on.
+        violations: by limit, above 0 where a record breaks it.
+        reference: the hypervolume's reference point from the baseline and the initial design.
+    """
+
+    suggest: Callable[[Trial], Configuration]
+    make_sampler: Callable[[int], BaseSampler]
+    refuse: Callable[[Configuration], Sequence[str]] = _no_words
+    budget: Budget = field(default_factory=Budget)
+    tariff: Tariff = field(default_factory=Tariff)
+    seed: int = 0
+    baseline: Configuration | None = None
+    needs_baseline: bool = False
+    initial: int = 8
+    enqueue: tuple[Configuration, ...] = ()
+    parameters: Callable[[Configuration], Mapping[str, Scalar]] = _no_parameters
+    rungs: int = 1
+    first_rung: Callable[[Configuration], int] | None = None
+    promote: Callable[[Sequence[Record]], Sequence[int]] = _no_numbers
+    trainings: Callable[[Configuration], Sequence[str]] = _no_words
+    violations: Callable[[Record], Mapping[str, float]] = _no_values
+    reference: Callable[[Sequence[Record]], Mapping[str, float] | None] | None = None
+
+
+class Driver:
+    """The search of one run.
+
+    Args:
+        storage: the run's records; what a dead driver had begun is completed here.
+        rules: what is known about the study.
+    """
+
+    def __init__(self, storage: StudyStorage, rules: Rules) -> None:
+        self._storage = storage
+        self._rules = rules
+        self._busy: set[int] = set()
+        self._trainings: frozenset[str] = frozenset()
+        self._digests: frozenset[str] = frozenset()
+        for record in storage.unsettled():
+            storage.finish(record, rules.violations(record))
+        storage.note("tariff", rules.tariff.to_json())
+        self._learn()
+
+    def next(self) -> Ask | Wait | Done:
+        """The next piece of work.
+
+        First what was under way when a driver died and what failed for a passing reason, then the
+        baseline, then paused trials that go on, then configurations to try first, then new ones.
+        """
+        over = self._rules.budget.over(self.spent())
+        if over is not None:
+            return Done(over)
+        record = self._unfinished() or self._begin_baseline() or self._promoted()
+        if record is not None:
+            return self._hand_out(record)
+        answer = self._closed() or self._drawn()
+        if isinstance(answer, Record):
+            return self._hand_out(answer)
+        return Wait() if self._busy else answer
+
+    def prior(self, ask: Ask) -> Record | None:
+        """The record of the ask's trial so far."""
+        return self._storage.records[ask.number]
+
+    def tell(self, record: Record) -> Record:
+        """Takes in what came of an ask, and decides what becomes of the trial."""
+        before = self._storage.records[record.number]
+        self._busy.remove(record.number)
+        record = replace(record, attempts=before.attempts, purpose=before.purpose)
+        state = self._state_of(record)
+        record = record.with_state(state)
+        if state == "queued":
+            record = replace(record, attempts=before.attempts + 1)
+        if state in ENDED:
+            self._storage.finish(record, self._rules.violations(record))
+        else:
+            self._storage.update(record)
+        self._learn()
+        self._freeze_reference()
+        self._storage.beat()
+        return record
+
+    def beat(self) -> None:
+        """Says that the driver lives."""
+        self._storage.beat()
+
+    def spent(self) -> Spent:
+        """What has been used of the budget, by all drivers of this run."""
+        records = self._storage.records.values()
+        seconds = self._storage.spent_seconds()
+        return spent(records, seconds, len(self._trainings), self._rules.tariff)
+
+    def objections(self, configuration: Configuration) -> list[str]:
+        """Why a configuration may not become a trial now; empty: it may."""
+        if configuration.digest in self._digests:
+            return ["asked before"]
+        limit = self._rules.budget.trainings
+        if limit is not None:
+            new = set(self._rules.trainings(configuration)) - self._trainings
+            if new and len(self._trainings) + len(new) > limit:
+                return [f"needs a new training, and the budget's {limit} are used"]
+        return list(self._rules.refuse(configuration))
+
+    def admits(self, configuration: Configuration) -> bool:
+        """A configuration may become a trial now."""
+        return not self.objections(configuration)
+
+    def end(self) -> None:
+        """Ends the study: paused trials will not go on, and Optuna is told so."""
+        for number, record in sorted(self._storage.records.items()):
+            if record.state == "paused" and self._storage.going_on(number):
+                self._storage.retire(number)
+
+    def _unfinished(self) -> Record | None:
+        """Trials that a dead driver left under way keep their number; so does a second attempt."""
+        for number, record in sorted(self._storage.records.items()):
+            if record.state in ("running", "queued") and number not in self._busy:
+                return record
+        return None
+
+    def _begin_baseline(self) -> Record | None:
+        if self._rules.baseline is None or self._storage.records:
+            return None
+        record = self._new_record(0, self._rules.baseline, "baseline")
+        self._storage.add(record)
+        return record
+
+    def _promoted(self) -> Record | None:
+        paused = {
+            number
+            for number, record in self._storage.records.items()
+            if record.state == "paused" and self._storage.going_on(number)
+        }
+        if not paused:
+            return None
+        for number in self._rules.promote(self._history()):
+            if number in paused:
+                return self._storage.records[number]
+        return None
+
+    def _closed(self) -> Done | None:
+        """Why no new trial may begin now."""
+        full = self._rules.budget.full(self.spent())
+        if full is not None:
+            return Done(full)
+        baseline = self._baseline()
+        if baseline is None:
+            return None
+        if baseline.state == "failed" and self._rules.needs_baseline:
+            assert baseline.failure is not None
+            return Done(
+                f"the baseline failed ({baseline.failure.kind}) and the limits lean on it: "
+                f"{baseline.failure.message}"
+            )
+        begun = len(self._storage.records) - 1
+        if baseline.state not in ENDED and begun >= self._rules.initial:
+            return Done("the baseline has not ended")
+        return None
+
+    def _drawn(self) -> Record | Done:
+        refused: Counter[str] = Counter()
+        last, repeats = "", 0
+        waiting = [c for c in self._rules.enqueue if c.digest not in self._digests]
+        for attempt in range(DRAWS + len(waiting)):
+            known = waiting[attempt] if attempt < len(waiting) else None
+            draft = self._draw(attempt, known)
+            objections = self._objections_to(draft, known)
+            if not objections:
+                self._note_refused(refused)
+                record = self._new_record(draft.number, draft.configuration, "search")
+                self._storage.admit(record)
+                return record
+            self._storage.discard(draft)
+            refused.update(objections)
+            digest = draft.configuration.digest
+            last, repeats = digest, repeats + 1 if digest == last else 0
+            if repeats >= SAME_DRAWS:
+                break
+        self._note_refused(refused)
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in refused.most_common(3))
+        return Done(f"no further configuration was found: {reasons}")
+
+    def _draw(self, attempt: int, known: Configuration | None) -> Draft:
+        number = len(self._storage.records)
+        sampler = self._rules.make_sampler(ask_seed(self._rules.seed, number, attempt))
+        parameters = None if known is None else self._rules.parameters(known)
+        return self._storage.draw(self._rules.suggest, sampler, parameters)
+
+    def _objections_to(self, draft: Draft, known: Configuration | None) -> list[str]:
+        if known is not None and draft.configuration.digest != known.digest:
+            return ["enqueued, but not in the space"]
+        return self.objections(draft.configuration)
+
+    def _note_refused(self, refused: Counter[str]) -> None:
+        if refused:
+            before = Counter(self._storage.notes.get("refused", {}))
+            self._storage.note("refused", dict(before + refused))
+
+    def _new_record(self, number: int, configuration: Configuration, purpose: Purpose) -> Record:
+        return Record(number, configuration, "running", self._rules.seed, purpose)
+
+    def _hand_out(self, record: Record) -> Ask:
+        if record.state != "running":
+            record = replace(record, state="running", failure=None)
+            self._storage.update(record)
+        self._busy.add(record.number)
+        self._learn()
+        return Ask(
+            number=record.number,
+            configuration=record.configuration,
+            rung=self._next_rung(record),
+            seed=record.seed,
+            purpose=record.purpose,
+            attempt=record.attempts - 1,
+        )
+
+    def _next_rung(self, record: Record) -> int:
+        if record.rungs:
+            return record.rungs[-1].rung + 1
+        if record.purpose == "baseline" or self._rules.first_rung is None:
+            return self._rules.rungs - 1 if record.purpose == "baseline" else 0
+        return self._rules.first_rung(record.configuration)
+
+    def _state_of(self, record: Record) -> State:
+        if record.failure is not None:
+            again = record.failure.kind in TRANSIENT and record.attempts == 1
+            return "queued" if again else "failed"
+        return "final" if record.rungs[-1].rung >= self._rules.rungs - 1 else "paused"
+
+    def _learn(self) -> None:
+        """What every objection is judged by, once per change of the records."""
+        records = self._storage.records.values()
+        self._digests = frozenset(r.configuration.digest for r in records if r.purpose == "search")
+        made = [trainings_of(record) for record in records]
+        under_way = [
+            self._rules.trainings(r.configuration)
+            for r in records
+            if r.state in ("running", "queued")
+        ]
+        self._trainings = frozenset().union(*made, *under_way)
+
+    def _baseline(self) -> Record | None:
+        first = self._storage.records.get(0)
+        return first if first is not None and first.purpose == "baseline" else None
+
+    def _history(self) -> list[Record]:
+        return [record for _, record in sorted(self._storage.records.items())]
+
+    def _freeze_reference(self) -> None:
+        """Fixes the reference point once the baseline and the initial design have ended."""
+        if self._rules.reference is None or "reference" in self._storage.notes:
+            return
+        baseline = 0 if self._rules.baseline is None else 1
+        first = self._history()[: self._rules.initial + baseline]
+        settled = all(record.state in (*ENDED, "paused") for record in first)
+        if len(first) == self._rules.initial + baseline and settled:
+            reference = self._rules.reference(first)
+            if reference is not None:
+                self._storage.note("reference", dict(reference))
+
+
+class Confirmer:
+    """Repeats of trials under further seeds, at full fidelity; kept beside the trials.
+
+    Args:
+        storage: the run's records.
+        numbers: trials to repeat.
+        repeats: how often each, over the whole life of the run.
+        rung: the last.
+    """
+
+    def __init__(
+        self, storage: StudyStorage, numbers: Sequence[int], repeats: int = 1, rung: int = 0
+    ) -> None:
+        self._storage = storage
+        self._numbers = tuple(numbers)
+        self._repeats = repeats
+        self._rung = rung
+        self._busy: set[int] = set()
+        self._attempts: Counter[int] = Counter()
+
+    def next(self) -> Ask | Wait | Done:
+        """The next repeat that is not stored yet."""
+        for number in self._numbers:
+            made = len(self._storage.confirmations.get(number, ()))
+            if made < self._repeats and number not in self._busy:
+                self._busy.add(number)
+                trial = self._storage.records[number]
+                seed = trial.seed + 1 + made
+                attempt = self._attempts[number]
+                return Ask(number, trial.configuration, self._rung, seed, "confirm", attempt)
+        return Wait() if self._busy else Done("all repeats are made")
+
+    def prior(self, ask: Ask) -> Record | None:
+        """None: a repeat starts from nothing."""
+        return None
+
+    def tell(self, record: Record) -> Record:
+        """Stores a repeat; one that failed for a passing reason is made once more."""
+        self._busy.remove(record.number)
+        kind = record.failure.kind if record.failure else None
+        if kind in TRANSIENT and not self._attempts[record.number]:
+            self._attempts[record.number] += 1
+            return record.with_state("queued")
+        attempts = self._attempts.pop(record.number, 0) + 1
+        state: State = "failed" if kind else "final"
+        record = replace(record, state=state, purpose="confirm", attempts=attempts)
+        self._storage.confirm(record)
+        self._storage.beat()
+        return record
+
+    def beat(self) -> None:
+        """Says that the driver lives."""
+        self._storage.beat()
+
+
+def ask_seed(seed: int, number: int, attempt: int) -> int:
+    """A seed for the sampler of one draw: 32 bits of a hash, so that asks are not related.
+
+    >>> ask_seed(0, 1, 0) != ask_seed(0, 1, 1)
+    True
+    """
+    text = f"{seed}/{number}/{attempt}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

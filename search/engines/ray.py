@@ -1,0 +1,240 @@
+"""Ray: a search on a cluster, as a Ray Tune `Searcher` over the same driver.
+
+Only the driver opens the study. An actor holds one `Slot`, so a trial's limits and a worker's death
+mean the same as on one machine. Ray's schedulers and checkpoints are not used: rungs are the
+driver's, and training state lies in the stage store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from multiprocessing.connection import wait
+from typing import Any, Final, cast
+
+from ...errors import BadRequest, RunError
+from ..driver import Done, Source
+from ..events import Event, Listener, ignore
+from ..records import Ask, Record
+from .attempt import Work, failed
+from .interrupts import interrupts
+from .local import INTERRUPTED, WAKE_SECONDS
+from .slot import Limits, Slot
+
+ENVIRONMENT: Final = {
+    "RAY_worker_niceness": "0",  # at Ray's nice 15 workers starve beside anything else
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray will do; its warning is for nobody
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where and how wide.
+
+    Args:
+        workers: asks under way at once.
+        address: of a cluster, `auto` for the one this machine belongs to; None: a Ray of our own.
+        per_trial: resources of one worker, as Ray counts them (`cpu`, `gpu`, may be fractions).
+        shared_store: the stage store and the run folder are seen by every node.
+    """
+
+    workers: int = 1
+    address: str | None = None
+    per_trial: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1.0})
+    shared_store: bool = False
+
+
+def run_cluster(
+    source: Source,
+    work: Work,
+    cluster: Cluster,
+    limits: Limits | None = None,
+    listen: Listener = ignore,
+) -> Done:
+    """Works until nothing is left to ask.
+
+    Args:
+        source: hands out asks and takes records; it stays in this process.
+        work: sent to every worker once.
+        cluster: where.
+        limits: of every trial.
+        listen: told what is asked and answered.
+
+    Returns:
+        Why it ended.
+
+    Raises:
+        BadRequest: Ray is not installed.
+        RunError: several nodes that do not share a store.
+    """
+    ray = _ray()
+    started = not ray.is_initialized()
+    if started:
+        _connect(ray, cluster)
+    try:
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        if nodes > 1 and not cluster.shared_store:
+            raise RunError(
+                f"the cluster has {nodes} nodes, and they do not share a stage store: set "
+                "PARETUNE_CACHE to a folder that every node sees"
+            )
+        return _tune(source, ray.cloudpickle.dumps(work), cluster, limits or Limits(), listen)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if find_spec("amdsmi") is not None:
+        # zeus brings it; where there is no AMD library, Ray dies importing it
+        cast(dict[str, Any], sys.modules).setdefault("amdsmi", None)
+    try:
+        import ray
+    except ImportError as error:
+        raise BadRequest("Ray is not installed: `pip install paretune[ray]`") from error
+    return ray
+
+
+def _connect(ray: Any, cluster: Cluster) -> None:
+    if cluster.address is not None:
+        ray.init(address=cluster.address, log_to_driver=False)
+        return
+    cpus = max(1, round(cluster.workers * cluster.per_trial.get("cpu", 1.0)))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+
+
+def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen: Listener) -> Done:
+    from ray import tune
+
+    with (
+        tempfile.TemporaryDirectory(prefix="paretune-ray-") as scratch,
+        interrupts(listen) as interrupted,
+    ):
+        searcher = _searcher(source, cluster.workers, listen, interrupted)
+        actor = tune.with_parameters(_actor(), work=work, limits=limits)
+        tuner = tune.Tuner(
+            tune.with_resources(actor, dict(cluster.per_trial)),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
+        )
+        try:
+            tuner.fit()
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        if searcher.error is not None:
+            raise searcher.error
+        return cast(Done, searcher.done or INTERRUPTED)
+
+
+def _searcher(source: Source, workers: int, listen: Listener, interrupted: Any) -> Any:
+    """The searcher; a class made here, because Ray is imported only when it is used."""
+    from ray.tune.search import Searcher
+
+    class DriverSearcher(Searcher):
+        """Asks and tells on behalf of Ray."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="answered", mode="max")
+            self.done: Done | None = None
+            self.error: BaseException | None = None
+            self._asks: dict[str, tuple[Ask, float]] = {}
+            self._wait = False
+
+        def suggest(self, trial_id: str) -> Any:
+            """The next ask as a config; None: later; FINISHED: never."""
+            source.beat()
+            if interrupted():
+                self.done = INTERRUPTED
+            if self.done is not None:
+                return Searcher.FINISHED
+            if self._wait or len(self._asks) >= workers:
+                return None
+            ask = source.next()
+            if not isinstance(ask, Ask):
+                self.done = ask if isinstance(ask, Done) else None
+                self._wait = True  # the answer stays the same until something comes back
+                return Searcher.FINISHED if self.done else None
+            listen(event := Event("asked", ask.purpose, ask.number))
+            self._asks[trial_id] = (ask, event.at)
+            prior = source.prior(ask)
+            return {
+                "ask": json.dumps(ask.to_json()),
+                "prior": json.dumps(prior.to_json() if prior else None),
+            }
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            """Passes the record on; an actor that died answers nothing."""
+            ask, started = self._asks.pop(trial_id)
+            text = (result or {}).get("record")
+            if error or text is None:
+                why = "the worker was lost"
+                record = failed(ask, source.prior(ask), "crashed", why, started)
+            else:
+                record = Record.from_json(json.loads(text))
+            stored = source.tell(record)
+            self._wait = False
+            listen(Event("told", stored.state, stored.number))
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the study is the checkpoint."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing: the study is the checkpoint."""
+
+    return DriverSearcher()
+
+
+def _actor() -> Any:
+    """The trainable: one slot, answering one ask a trial."""
+    from ray import tune
+
+    class SlotActor(tune.Trainable):
+        """A slot on some node."""
+
+        def setup(
+            self, config: dict[str, str], work: bytes = b"", limits: Limits | None = None
+        ) -> None:
+            """Takes the work; the process starts with the first ask."""
+            self._slot = Slot(work, limits or Limits())
+            self.reset_config(config)
+
+        def reset_config(self, new_config: dict[str, str]) -> bool:
+            """Takes the next ask; the slot and what it has loaded stay."""
+            prior = json.loads(new_config["prior"])
+            self._ask = Ask.from_json(json.loads(new_config["ask"]))
+            self._prior = None if prior is None else Record.from_json(prior)
+            return True
+
+        def step(self) -> dict[str, Any]:
+            """Answers the ask."""
+            self._slot.give(self._ask, self._prior)
+            while True:
+                for message in self._slot.news():
+                    if isinstance(message, Record):
+                        text = json.dumps(message.to_json())
+                        return {"record": text, "answered": 1, "done": True}
+                wait(self._slot.handles(), WAKE_SECONDS)
+
+        def cleanup(self) -> None:
+            """Stops the slot's process."""
+            self._slot.stop()
+
+    return SlotActor

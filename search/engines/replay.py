@@ -1,0 +1,109 @@
+"""Replay: answers a search from the records of an earlier run, under a virtual clock.
+
+For tests, and for comparing samplers on figures that were really measured. A configuration costs
+what it cost then, less the stages that this replay has made already: sharing is replayed too.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ...spaces.configuration import Configuration
+from ..driver import Done, Source
+from ..records import Ask, Failure, Record
+
+
+class VirtualClock:
+    """Time that passes only when it is told to; give it to `StudyStorage.open` as its clock."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        """Seconds since the replay began."""
+        return self.seconds
+
+
+class Replay:
+    """The answers of an earlier run.
+
+    Args:
+        records: that run's; those that are neither final nor failed answer up to the rung they
+            reached.
+        clock: moved on by `run`.
+
+    `missing` collects configurations that were asked but never run; they fail as illegal.
+    """
+
+    def __init__(self, records: Iterable[Record], clock: VirtualClock) -> None:
+        self._known = {record.configuration.digest: record for record in records}
+        self._clock = clock
+        self._made: set[str] = set()
+        self.missing: list[Configuration] = []
+
+    def run(self, source: Source, workers: int = 1) -> Done:
+        """Works until nothing is left to ask.
+
+        Args:
+            source: hands out asks and takes records.
+            workers: how many asks are under way at once.
+
+        Returns:
+            Why it ended.
+        """
+        under_way: list[tuple[float, int, Record]] = []
+        while True:
+            ended = None
+            while len(under_way) < workers:
+                ask = source.next()
+                if not isinstance(ask, Ask):
+                    ended = ask if isinstance(ask, Done) else None
+                    break
+                record = self.answer(ask, source.prior(ask))
+                heapq.heappush(under_way, (record.finished or 0.0, ask.number, record))
+            if not under_way:
+                assert ended is not None, "the driver waits for work that nobody does"
+                return ended
+            self._clock.seconds, _, record = heapq.heappop(under_way)
+            source.tell(record)
+
+    def answer(self, ask: Ask, prior: Record | None) -> Record:
+        """What came of a configuration then, as if it had begun now."""
+        now = self._clock.seconds
+        before = prior or Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
+        before = replace(before, started=now if before.started is None else before.started)
+        then = self._known.get(ask.configuration.digest)
+        reached = [] if then is None else [rung for rung in then.rungs if rung.rung == ask.rung]
+        if then is None or not (reached or then.failure):
+            self.missing.append(ask.configuration)
+            failure = Failure("illegal", f"rung {ask.rung} was never run: it cannot be replayed")
+            return replace(before, failure=failure, finished=now)
+        seconds = self._cost(then, ask.rung)
+        stages = tuple(replace(s, cached=s.key in self._made) for s in then.stages)
+        self._made.update(stage.key for stage in then.stages)
+        rungs = tuple(replace(rung, seconds=seconds) for rung in reached)
+        return replace(
+            before,
+            rungs=(*before.rungs, *rungs),
+            failure=None if reached else then.failure,
+            stages=stages,
+            seconds=before.seconds + seconds,
+            finished=now + seconds,
+            files=then.files,
+        )
+
+    def _cost(self, then: Record, rung: int) -> float:
+        """Seconds of one rung: its judging, and the stages that nobody has made yet.
+
+        Records do not say which rung made a stage; with several rungs, stages that are not made
+        are shared out in proportion to the rungs' seconds.
+        """
+        paid_then = sum(stage.seconds for stage in then.stages if not stage.cached)
+        to_pay = sum(stage.seconds for stage in then.stages if stage.key not in self._made)
+        whole = max(then.seconds - paid_then, 0.0)
+        total = sum(reached.seconds for reached in then.rungs)
+        own = sum(reached.seconds for reached in then.rungs if reached.rung == rung)
+        share = own / total if total else 1.0
+        return share * whole + to_pay * (share if len(then.rungs) > 1 else 1.0)

@@ -1,0 +1,180 @@
+"""Evidence of one deployed candidate: its answers, its speed, its energy, its peak memory.
+
+Answers are shared by artifact and items; speed and energy by what does not depend on weights (the
+paper's structure, the runtime, the workload), so that siblings are timed once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ..evaluators.compute.timing import (
+    Patience,
+    answering,
+    load_timings,
+    save_timings,
+    time_runner,
+)
+from ..evaluators.devices.here import processor
+from ..evaluators.energy.meters import find_meter
+from ..evaluators.energy.session import measure_power
+from ..evaluators.host import HostLock
+from ..evaluators.memory.peak import peak_memory
+from ..evaluators.metric import Evidence, Power, Predictions, StageCost, Timings
+from ..evaluators.quality.predictions import load_predictions, predict, save_predictions
+from ..spaces.configuration import digest
+from ..spaces.lower import Graph
+from ..spaces.paper import Workload
+from ..spaces.runtimes import open_artifact
+from ..spaces.steps import Train
+from ..spaces.task import Batch, Task
+from .stages import StageCostFacts, StageStore
+from .subject import items_digest
+
+ANSWERED_TOGETHER = 32
+"""Items asked in one batch when quality is judged; the workload's batch does not matter there."""
+
+
+@dataclass(frozen=True)
+class Gatherer:
+    """Gathers evidence of artifacts for one study.
+
+    Args:
+        task: whose items are asked.
+        workload: for which speed is measured.
+        settings: what the study says about the surroundings (region, prices).
+        environment: library versions and threads: part of every key.
+        store: where evidence is shared.
+        host: lets measurements have the machine alone.
+        samples: the run's folder of raw samples.
+        report: told `(what, done, total)`.
+        patience: limits of a timing session.
+    """
+
+    task: Task
+    workload: Workload
+    settings: Mapping[str, Any]
+    environment: tuple[tuple[str, str], ...]
+    store: StageStore
+    host: HostLock
+    samples: Path
+    report: Callable[[str, int, int], None]
+    patience: Patience
+
+    def gather(
+        self, graph: Graph, artifact: Path, stages: tuple[StageCost, ...], split: str, share: float
+    ) -> tuple[Evidence, dict[str, str]]:
+        """Everything but peak memory.
+
+        Args:
+            graph: what was made. artifact: its folder. stages: what that cost.
+            split: whose items are asked. share: of them, in (0, 1].
+
+        Returns:
+            The evidence, and the names of raw files in `samples` by piece.
+        """
+        predictions = self._predictions(graph, artifact, split, share)
+        timings, power, timed = self._speed(graph, artifact)
+        files = {"predictions": save_predictions(self.samples, predictions), "timings": timed}
+        evidence = Evidence(
+            paper=graph.paper,
+            workload=self.workload,
+            files=_sizes(artifact, self.workload),
+            timings=timings,
+            power=power,
+            predictions=predictions,
+            stages=stages,
+            settings={**self.settings, "item_tokens": self.task.max_length},
+            training_papers=tuple(n.before for n in graph if isinstance(n.step, Train)),
+        )
+        return evidence, files
+
+    def peak(self, artifact: Path) -> Any:
+        """Highest memory of a fresh process that answers the workload once."""
+        with self.host.training():
+            return peak_memory(artifact, workload_batch(self.task, self.workload), self.workload)
+
+    def _predictions(self, graph: Graph, artifact: Path, split: str, share: float) -> Predictions:
+        items = self.task.splits[split]
+        key = digest(["predict", graph.last.key, items_digest(items), share])
+
+        def write(folder: Path) -> StageCostFacts:
+            started = time.perf_counter()
+            with self.host.training() as turns:
+
+                def told(done: int, total: int) -> None:
+                    turns.turn()
+                    self.report(f"judge on {split}", done, total)
+
+                runner = open_artifact(artifact, threads=self.workload.threads)
+                answers = predict(
+                    runner,
+                    items,
+                    task_kind=self.task.kind,
+                    batch=ANSWERED_TOGETHER,
+                    share=share,
+                    report=told,
+                )
+                runner.close()
+            save_predictions(folder, answers)
+            return StageCostFacts(time.perf_counter() - started)
+
+        folder, _, _ = self.store.make(key, "predict", write)
+        return load_predictions(folder, next(folder.glob("*.npz")).stem)
+
+    def _speed(self, graph: Graph, artifact: Path) -> tuple[Timings, Power, str]:
+        paper = graph.paper
+        structure = [paper.profile.to_json(), paper.runtime]
+        key = digest(["speed", structure, asdict(self.workload), self.environment, processor()])
+
+        def write(folder: Path) -> StageCostFacts:
+            started = time.perf_counter()
+            runner = open_artifact(artifact, threads=self.workload.threads)
+            batch = workload_batch(self.task, self.workload)
+            meter = find_meter(self.workload)
+            self.report("measure speed", 0, 0)
+            with self.host.measuring():
+                timings = time_runner(runner, batch, self.workload, patience=self.patience)
+                power = measure_power(meter, answering(runner, batch, self.workload))
+            runner.close()
+            save_timings(folder / "timings", timings)
+            (folder / "power.json").write_text(json.dumps(asdict(power)))
+            return StageCostFacts(time.perf_counter() - started)
+
+        folder, _, _ = self.store.make(key, "speed", write)
+        raw = next((folder / "timings").glob("*.json"))
+        self.samples.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(raw, self.samples / raw.name)
+        return load_timings(raw.parent, raw.stem), _power(folder / "power.json"), raw.stem
+
+
+def workload_batch(task: Task, workload: Workload) -> Batch:
+    """`workload.batch` texts of exactly `workload.prompt_tokens` real tokens, without padding."""
+    items = task.splits["validation"]
+    real = items.input_ids[items.attention_mask.astype(bool)]
+    shape = (workload.batch, workload.prompt_tokens)
+    ids = np.resize(real, shape).astype(np.int64)
+    labels = np.zeros(workload.batch, np.int64) if task.kind == "classification" else ids
+    return Batch(ids, np.ones(shape, np.int64), labels, np.arange(workload.batch))
+
+
+def _sizes(artifact: Path, workload: Workload) -> dict[str, int]:
+    runner = open_artifact(artifact, threads=workload.threads)
+    try:
+        return {str(path.relative_to(artifact)): path.stat().st_size for path in runner.files()}
+    finally:
+        runner.close()
+
+
+def _power(path: Path) -> Power:
+    data = json.loads(path.read_text())
+    pairs = tuple((str(k), cast("str | int | float", v)) for k, v in data["assumptions"])
+    return Power(**{**data, "assumptions": pairs})

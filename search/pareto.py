@@ -1,0 +1,222 @@
+"""Pareto mathematics: dominance, hypervolume, ranks, the knee, the chance of being on the front.
+
+Everything is minimised; the sign flips at the objective's edge, never here. The heavy work is
+moocore's (C, exact); this file fixes what it means for ties, empty sets, one objective and NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def non_dominated(losses: Array) -> Mask:
+    """Which rows no other row dominates. Equal rows stay together: all or none.
+
+    Args:
+        losses: `(n, m)`, lower is better. NaN is refused: drop failed trials before.
+
+    Returns:
+        `(n,)` mask.
+
+    >>> non_dominated(np.array([[1.0, 2.0], [2.0, 1.0], [2.0, 2.0]])).tolist()
+    [True, True, False]
+    """
+    losses = _checked(losses)
+    if len(losses) == 0 or losses.shape[1] == 1:
+        return np.asarray(losses[:, 0] == losses.min(initial=np.inf), dtype=bool)
+    return np.asarray(moocore.is_nondominated(losses, keep_weakly=True), dtype=bool)
+
+
+def non_dominated_ranks(losses: Array) -> NDArray[np.int64]:
+    """The front that each row belongs to: 0 the front, 1 the front of the rest, and so on.
+
+    Args:
+        losses: `(n, m)`, lower is better. NaN is refused.
+
+    Source: non-dominated sorting, Deb et al. 2002 (NSGA-II).
+
+    >>> non_dominated_ranks(np.array([[1.0, 2.0], [2.0, 1.0], [2.0, 2.0]])).tolist()
+    [0, 0, 1]
+    """
+    losses = _checked(losses)
+    if len(losses) == 0 or losses.shape[1] == 1:
+        return np.unique(losses[:, 0], return_inverse=True)[1].astype(np.int64)
+    return np.asarray(moocore.pareto_rank(losses), dtype=np.int64)
+
+
+def hypervolume(losses: Array, reference: Array) -> float:
+    """Volume that a front dominates below a reference point; larger is better.
+
+    Args:
+        losses: `(n, m)`, lower is better. NaN is refused. Rows beyond the reference count nothing.
+        reference: `(m,)`, finite.
+
+    >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0]))
+    3.0
+    """
+    losses, reference = _checked(losses, reference)
+    if len(losses) == 0:
+        return 0.0
+    if losses.shape[1] == 1:
+        return float(max(0.0, reference[0] - losses.min()))
+    return float(moocore.hypervolume(losses, ref=reference))
+
+
+def contributions(losses: Array, reference: Array) -> Array:
+    """Hypervolume that each row alone adds; 0 for dominated and for repeated rows.
+
+    Args:
+        losses: `(n, m)`, lower is better. NaN is refused.
+        reference: `(m,)`, finite.
+
+    >>> contributions(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0])).tolist()
+    [1.0, 1.0]
+    """
+    losses, reference = _checked(losses, reference)
+    if len(losses) == 0:
+        return np.zeros(0)
+    if losses.shape[1] == 1:
+        best, alone = losses[:, 0] == losses.min(), np.zeros(len(losses))
+        if best.sum() == 1:
+            second = np.min(losses[~best], initial=reference[0])
+            alone[best] = max(0.0, min(second, reference[0]) - losses.min())
+        return alone
+    return np.asarray(moocore.hv_contributions(losses, ref=reference), dtype=np.float64)
+
+
+def reference_point(baseline: Array | None, initial: Array, limits: Array | None = None) -> Array:
+    """Where a study's hypervolume is measured from; take it once, store it, never move it.
+
+    The user's limit where there is one. Elsewhere the worst value among the non-dominated rows of
+    baseline and initial design, and a tenth of the rows' range beyond it (on a logarithmic scale
+    where all values are positive).
+
+    Args:
+        baseline: `(m,)` losses, None where there is none.
+        initial: `(n, m)` losses of the initial design.
+        limits: `(m,)` losses, not finite where the user set none.
+
+    Raises:
+        ValueError: no rows at all, or NaN among the losses.
+
+    >>> reference_point(None, np.array([[1.0, -3.0], [10.0, -5.0]])).round(3).tolist()
+    [12.589, -2.8]
+    """
+    initial = np.atleast_2d(np.asarray(initial, dtype=np.float64))
+    rows = initial if baseline is None else np.vstack([initial, np.atleast_2d(baseline)])
+    rows = _checked(rows)
+    if len(rows) == 0:
+        raise ValueError("a reference point needs the baseline or one finished trial")
+    columns = rows.shape[1]
+    front = rows[non_dominated(rows)]
+    reference = np.array([_beyond(rows[:, j], front[:, j]) for j in range(columns)])
+    caps = np.full(columns, np.nan) if limits is None else np.asarray(limits, dtype=np.float64)
+    return np.where(np.isfinite(caps), caps, reference)
+
+
+def knee(front: Array) -> int:
+    """Row of the knee: where giving up a little of one objective starts to cost much of another.
+
+    Each objective is scaled to [0, 1] over the rows; the knee lies farthest below the plane through
+    the extremes, which is the smallest sum. The first of equals.
+
+    Args:
+        front: `(n, m)`, n >= 1, lower is better. NaN is refused.
+
+    Source: Das 1999, "On characterizing the knee of the Pareto curve".
+
+    >>> knee(np.array([[0.0, 1.0], [0.1, 0.1], [1.0, 0.0]]))
+    1
+    """
+    front = _checked(front)
+    if len(front) == 0:
+        raise ValueError("an empty front has no knee")
+    return int(np.argmin(scaled(front).sum(axis=1)))
+
+
+def scaled(losses: Array) -> Array:
+    """Each column mapped linearly to [0, 1] over its rows; a column of equals becomes 0."""
+    low, high = losses.min(axis=0), losses.max(axis=0)
+    return np.asarray((losses - low) / np.where(high > low, high - low, 1.0))
+
+
+def front_probability(
+    losses: Array, stderrs: Array, rng: np.random.Generator, draws: int = 1000
+) -> Array:
+    """How often each row is on the front when every figure is redrawn from its standard error.
+
+    Args:
+        losses: `(n, m)`, lower is better. NaN is refused.
+        stderrs: `(n, m)`, at least 0; 0 for what is exact. Errors are taken as independent.
+        rng: where the redraws come from.
+        draws: how many redraws; the answer's own standard error is at most .5 / sqrt(draws).
+
+    Returns:
+        `(n,)` shares in [0, 1].
+    """
+    losses = _checked(losses)
+    stderrs = _checked(np.broadcast_to(stderrs, losses.shape))
+    if (stderrs < 0).any():
+        raise ValueError("a standard error is never negative")
+    hits = np.zeros(len(losses))
+    for _ in range(draws):
+        hits += non_dominated(losses + stderrs * rng.standard_normal(losses.shape))
+    return hits / draws
+
+
+def attainment(fronts: Sequence[Array], share: float) -> Array:
+    """Front of the points that at least a share of several runs dominates or reaches.
+
+    Args:
+        fronts: one `(n_i, m)` per run, m of 2 or 3, lower is better.
+        share: in (0, 1]; .5 gives the median front.
+
+    Returns:
+        `(k, m)`, ascending in the first objective.
+
+    Source: empirical attainment function, Grunert da Fonseca et al. 2001.
+
+    >>> attainment([np.array([[1.0, 1.0]]), np.array([[2.0, 2.0]])], 1.0).tolist()
+    [[2.0, 2.0]]
+    """
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"share must be in (0, 1], not {share}")
+    rows = _checked(np.vstack([np.atleast_2d(front) for front in fronts]))
+    runs = np.repeat(np.arange(1, len(fronts) + 1), [len(np.atleast_2d(f)) for f in fronts])
+    surface = np.asarray(moocore.eaf(rows, sets=runs, percentiles=[100.0 * share]))[:, :-1]
+    return np.asarray(surface[np.lexsort(surface.T[::-1])], dtype=np.float64)
+
+
+def _checked(losses: Any, reference: Any = None) -> Any:
+    rows = np.ascontiguousarray(losses, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"losses must be (n, m), not of shape {rows.shape}")
+    if np.isnan(rows).any():
+        bad = int(np.argmax(np.isnan(rows).any(axis=1)))
+        raise ValueError(f"row {bad} holds NaN: drop failed and unmeasured trials before")
+    if reference is None:
+        return rows
+    point = np.asarray(reference, dtype=np.float64)
+    if point.shape != (rows.shape[1],) or not np.isfinite(point).all():
+        raise ValueError(f"the reference must be {rows.shape[1]} finite numbers, not {reference}")
+    return rows, point
+
+
+def _beyond(column: Array, front: Array) -> float:
+    """The worst of the front and a tenth of the column's range more."""
+    # A front of one row has no extent of its own: then the worst of all rows.
+    worst = front.max() if front.max() > front.min() else column.max()
+    best = column.min()
+    if best > 0.0:
+        ratio = column.max() / best
+        return float(worst * (ratio**0.1 if ratio > 1.0 else 1.1))
+    spread = column.max() - best
+    return float(worst + 0.1 * (spread if spread > 0.0 else max(abs(worst), 1.0)))

@@ -1,0 +1,267 @@
+"""From a study and its material to what drivers and samplers know: small pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ..evaluators.catalogue import metrics
+from ..evaluators.devices.here import processor
+from ..evaluators.devices.table import DEFAULT_REGION, device_row, grid, pue
+from ..evaluators.metric import Evidence, Metric
+from ..spaces.configuration import Configuration
+from ..spaces.lower import Graph, Subject, lower, walk
+from ..spaces.paper import Paper, Workload
+from ..spaces.space import Space
+from ..spaces.steps import Train
+from .budget import Tariff
+from .driver import Rules
+from .fidelity import promotions
+from .limits import Limit
+from .pareto import reference_point
+from .records import Record
+from .run import ObjectiveRow
+from .samplers import sampler
+from .samplers.problem import Problem
+from .storage import StudyStorage
+from .study import Study
+from .subject import Material
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What is known of configurations on paper, looked up once each.
+
+    Args:
+        subject: what they are lowered against.
+    """
+
+    subject: Subject
+    _papers: dict[str, tuple[Paper | None, tuple[str, ...]]] = field(default_factory=dict)
+    _graphs: dict[str, Graph] = field(default_factory=dict)
+
+    def paper(self, configuration: Configuration) -> Paper | None:
+        """The candidate on paper, None where it is illegal."""
+        return self._walked(configuration)[0]
+
+    def objections(self, configuration: Configuration) -> tuple[str, ...]:
+        """Why it is illegal; empty: it is legal."""
+        return self._walked(configuration)[1]
+
+    def graph(self, configuration: Configuration) -> Graph:
+        """The graph at full fidelity; only of legal configurations."""
+        key = configuration.digest
+        if key not in self._graphs:
+            self._graphs[key] = lower(configuration, self.subject)
+        return self._graphs[key]
+
+    def trainings(self, configuration: Configuration) -> Sequence[str]:
+        """Names of the long trainings that it rests on; none where it is illegal."""
+        return () if self.objections(configuration) else self.graph(configuration).trainings
+
+    def trains(self, configuration: Configuration) -> bool:
+        """Gradients flow somewhere in it."""
+        return any(isinstance(node.step, Train) for node in self.graph(configuration))
+
+    def _walked(self, configuration: Configuration) -> tuple[Paper | None, tuple[str, ...]]:
+        key = configuration.digest
+        if key not in self._papers:
+            path = walk(configuration, self.subject)
+            paper = None if path.objections else path.paper
+            self._papers[key] = (paper, path.objections)
+        return self._papers[key]
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Everything that a study's driver and sampler are told.
+
+    Args:
+        study, material: as loaded. space: what may be tried.
+        storage: the run's records, read only.
+    """
+
+    study: Study
+    material: Material
+    space: Space
+    storage: StudyStorage
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """Configurations on paper."""
+        return Lookup(self.material.subject)
+
+    @cached_property
+    def workload(self) -> Workload:
+        """The use for which speed is judged."""
+        return self.study.workload.spec()
+
+    def rules(self) -> Rules:
+        """What the driver is told."""
+        study, subject = self.study, self.material.subject
+        row = sampler(study.sampler)
+        return Rules(
+            suggest=self.space.suggest,
+            make_sampler=lambda seed: row.make(self.problem(), seed),
+            refuse=self.refusals,
+            budget=study.budget.spec(),
+            tariff=tariff(study),
+            seed=study.seed,
+            baseline=subject.baseline,
+            needs_baseline=any(limit.open for limit in study.limits()),
+            enqueue=tuple(Configuration.from_json(dict(row)) for row in study.enqueue),
+            parameters=self.space.parameters,
+            rungs=len(subject.rungs),
+            first_rung=lambda c: 0 if self.lookup.trains(c) else len(subject.rungs) - 1,
+            promote=lambda records: promotions(records, self.losses, subject.rungs),
+            trainings=self.lookup.trainings,
+            violations=self.violations,
+            reference=self.reference,
+        )
+
+    def problem(self) -> Problem:
+        """What the sampler is told."""
+        rows = self.study.objective_rows()
+        return Problem(
+            suggest=self.space.suggest,
+            paper=self.lookup.paper,
+            objectives=tuple(row.name for row in rows),
+            known=self._known(rows),
+            fits=self._fits(),
+            limits=self.limits,
+            admits=self._admits(),
+            history=lambda: list(self.storage.records.values()),
+            rungs=self.material.subject.rungs,
+            reference=self._reference_values,
+        )
+
+    def limits(self) -> list[Limit]:
+        """The study's limits, resolved as far as the baseline is known."""
+        figures = self._baseline_figures()
+        return [limit.resolve(figures) for limit in self.study.limits()]
+
+    def refusals(self, configuration: Configuration) -> list[str]:
+        """Why a configuration may not become a trial, budget apart."""
+        objections = list(self.lookup.objections(configuration))
+        paper = self.lookup.paper(configuration)
+        if paper is not None and not self._fits()(paper):
+            objections.append("beyond a limit that is known on paper")
+        return objections
+
+    def violations(self, record: Record) -> Mapping[str, float]:
+        """By limit, above 0 where a record breaks it; a limit without a figure counts as broken."""
+        figures = {name: m.value for name, m in record.measurements.items() if m.value is not None}
+        found = {}
+        for limit in self.limits():
+            violation = limit.violation(figures)
+            found[limit.text] = 1.0 if violation is None else violation
+        return found
+
+    def losses(self, record: Record) -> list[float] | None:
+        """Objective figures, lower is better; None where one is missing."""
+        return losses_of(record, self.study.objective_rows())
+
+    def reference(self, first: Sequence[Record]) -> Mapping[str, float] | None:
+        """The hypervolume's reference point, in the objectives' own directions."""
+        rows = self.study.objective_rows()
+        known = [(record, self.losses(record)) for record in first]
+        baseline = [loss for record, loss in known if record.purpose == "baseline" and loss]
+        initial = [loss for record, loss in known if record.purpose == "search" and loss]
+        if not baseline and not initial:
+            return None
+        caps = np.array([self._cap(row) for row in rows])
+        start = np.array(baseline[0]) if baseline else None
+        point = reference_point(start, np.array(initial).reshape(-1, len(rows)), caps)
+        return {row.name: _sign(row) * value for row, value in zip(rows, point, strict=True)}
+
+    def _reference_values(self) -> Sequence[float] | None:
+        point = self.storage.notes.get("reference")
+        return None if point is None else [point[row.name] for row in self.study.objective_rows()]
+
+    def _cap(self, row: ObjectiveRow) -> float:
+        bounds = [
+            _sign(row) * limit.bound
+            for limit in self.limits()
+            if limit.metric == row.name and not limit.open and limit.upper == (_sign(row) > 0)
+        ]
+        return min(bounds) if bounds else float("nan")
+
+    def _baseline_figures(self) -> dict[str, float]:
+        first = self.storage.records.get(0)
+        if first is None or first.purpose != "baseline" or first.state != "final":
+            return {}
+        return {name: m.value for name, m in first.measurements.items() if m.value is not None}
+
+    def _known(self, rows: Sequence[ObjectiveRow]) -> dict[int, Callable[[Paper], float]]:
+        table = metrics()
+        exact = {i: table[row.name] for i, row in enumerate(rows) if row.name in table}
+        return {i: self._on_paper(m) for i, m in exact.items() if m.needs == "paper"}
+
+    def _on_paper(self, metric: Metric) -> Callable[[Paper], float]:
+        def value(paper: Paper) -> float:
+            figure = metric.evaluate(Evidence(paper, self.workload)).value
+            assert figure is not None, f"{metric.name} says that it needs only paper"
+            return figure
+
+        return value
+
+    def _fits(self) -> Callable[[Paper], bool]:
+        table = metrics()
+        exact = [
+            (limit, self._on_paper(table[limit.metric]))
+            for limit in self.limits()
+            if not limit.open and limit.metric in table and table[limit.metric].needs == "paper"
+        ]
+        return lambda paper: all(limit.holds(value(paper)) for limit, value in exact)
+
+    def _admits(self) -> Callable[[Configuration], bool]:
+        limit = self.study.budget.trainings
+        if limit is None:
+            return lambda configuration: True
+        begun = [r for r in self.storage.records.values() if r.state != "failed"]
+        made = {name for r in begun for name in self.lookup.trainings(r.configuration)}
+        return lambda c: len(made | set(self.lookup.trainings(c))) <= max(limit, len(made))
+
+
+def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | None:
+    """A record's objective figures, lower is better; None where one is missing."""
+    losses = []
+    for row in rows:
+        value = record.value(row.name)
+        if value is None:
+            return None
+        losses.append(_sign(row) * value)
+    return losses
+
+
+def tariff(study: Study) -> Tariff:
+    """What an hour of one worker draws, emits and costs, from the tables and the study."""
+    settings = study.settings
+    region = grid(settings.region or DEFAULT_REGION)
+    row = device_row(settings.device or processor())
+    threads = study.workload.threads
+    return Tariff(
+        watts=None if row is None else row.watts(1.0) * threads,
+        pue=settings.pue or pue(),
+        kg_per_kwh=region.gco2e_per_kwh / 1000.0,
+        price_per_hour=_price(settings.usd_per_hour, row, threads),
+        price_per_kwh=settings.usd_per_kwh,
+        sources="; ".join(
+            [f"{region.name}: {region.source}, {region.year}"]
+            + ([] if row is None else [f"{row.name}: {row.power_source}; {row.price_source}"])
+        ),
+    )
+
+
+def _price(given: float | None, row: object, threads: int) -> float | None:
+    if given is not None:
+        return given
+    hourly = getattr(row, "usd_per_hour", None)
+    return None if hourly is None else float(hourly) * threads
+
+
+def _sign(row: ObjectiveRow) -> float:
+    return -1.0 if row.direction == "maximize" else 1.0

@@ -1,0 +1,106 @@
+"""What the surrogates believe about every objective and every measured limit.
+
+Each unknown figure has a Gaussian process of its own on a standardised scale (logarithmic where all
+figures are positive). Trials under way are taken to come out as believed (kriging believer,
+Ginsbourger et al. 2010), so that parallel asks spread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .surrogate import Kernel, Posterior, condition, fit
+
+Array = NDArray[np.float64]
+
+REFIT_EACH, REFIT_STEP = 50, 5
+"""Hyper-parameters are fitted anew for each trial up to 50, then for every fifth."""
+
+MOST_FITTED, MOST_ROWS = 200, 600
+"""Rows that hyper-parameters are fitted to, and rows that are conditioned on: bounds on seconds."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One kind of figure on a scale where its spread is 1.
+
+    Args:
+        log: taken as logarithms. centre, spread: of what was seen.
+        cap: figures beyond it (scaled) are drawn in: a hopeless trial must not bend the surface.
+    """
+
+    log: bool
+    centre: float
+    spread: float
+    cap: float = np.inf
+
+    @staticmethod
+    def of(values: Array, reference: float | None) -> Scale:
+        """The scale for `(n,)` figures, n >= 1.
+
+        Args:
+            reference: figures far beyond it teach nothing; None: no such thing.
+        """
+        log = bool((values > 0).all()) and (reference is None or reference > 0)
+        moved = np.log(values) if log else values
+        if reference is None:
+            return Scale(log, float(moved.mean()), float(moved.std()) or 1.0)
+        end = float(np.log(reference) if log else reference)
+        cap = end + 0.1 * max(end - float(moved.min()), 0.0)
+        drawn_in = np.minimum(moved, cap)
+        centre, spread = float(drawn_in.mean()), float(drawn_in.std()) or 1.0
+        return Scale(log, centre, spread, (cap - centre) / spread)
+
+    def __call__(self, values: Array) -> Array:
+        """Figures on the scale."""
+        moved = np.log(np.maximum(values, 1e-300)) if self.log else values
+        return np.asarray((moved - self.centre) / self.spread)
+
+    def drawn_in(self, values: Array) -> Array:
+        """Figures on the scale, none beyond the cap."""
+        return np.minimum(self(values), self.cap)
+
+
+@dataclass
+class Kernels:
+    """Fitted hyper-parameters by the data they were fitted to: a memory, never a state."""
+
+    memory: dict[bytes, Kernel] = field(default_factory=dict)
+
+    def fitted(self, inputs: Array, targets: Array) -> Kernel:
+        """The hyper-parameters for these rows; a function of the rows alone."""
+        step = -(-len(inputs) // MOST_FITTED)
+        rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
+        name = hashlib.sha256(rows.tobytes() + figures.tobytes()).digest()
+        if name not in self.memory:
+            self.memory[name] = fit(rows, figures)
+        return self.memory[name]
+
+
+def fitting_count(finished: int) -> int:
+    """How many of the finished trials, by number, hyper-parameters are fitted to."""
+    return finished if finished <= REFIT_EACH else finished - finished % REFIT_STEP
+
+
+def learn(
+    kernels: Kernels, inputs: Array, targets: Array, fitted: NDArray[np.bool_], waiting: Array
+) -> Posterior:
+    """What is believed about one figure.
+
+    Args:
+        inputs: `(n, d)` standardised features, in the order of trial numbers.
+        targets: `(n,)` figures on their scale.
+        fitted: `(n,)` whether hyper-parameters are fitted to the row.
+        waiting: `(w, d)` trials under way.
+    """
+    kernel = kernels.fitted(inputs[fitted], targets[fitted])
+    inputs, targets = inputs[-MOST_ROWS:], targets[-MOST_ROWS:]
+    believed = condition(kernel, inputs, targets)
+    if len(waiting) == 0:
+        return believed
+    means, _ = believed.predict(waiting)
+    return condition(kernel, np.vstack([inputs, waiting]), np.concatenate([targets, means]))

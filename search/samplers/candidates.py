@@ -1,0 +1,256 @@
+"""Candidates: draws that are legal on paper, with their numbers; the pool that is searched.
+
+The random part of a pool stays for ten asks and is remembered, the part around the front is drawn
+for each ask. Both are functions of the seed and the history alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+
+from ...errors import ParetuneError
+from ...spaces.paper import Paper
+from ...spaces.paper_features import paper_features
+from .encoding import Knobs, Scaling, flat
+from .observations import Observation
+from .pool import Choose, Draw, crossed, draw, mutated, structured, uniform
+from .problem import Problem
+
+Array = NDArray[np.float64]
+
+SAMPLE = 400
+"""Draws that fix the scale of the features."""
+
+BLOCK_LIFE = 10
+"""Asks for which the random part of the pool stays."""
+
+REMEMBERED = 50_000
+"""Candidates kept, so that none is looked at on paper twice."""
+
+
+class NothingLeft(ParetuneError):
+    """Every configuration that space, limits and budget allow has been asked."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A draw that may be asked.
+
+    Args:
+        paper: what it is, None in a study without papers.
+        known: losses known exactly on paper, by objective, in the metric's own direction.
+        raw: its features before scaling.
+    """
+
+    drawn: Draw
+    paper: Paper | None
+    known: Mapping[int, float]
+    raw: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a fixed sample of the space says about it."""
+
+    knobs: Knobs
+    scaling: Scaling
+    distributions: Mapping[str, BaseDistribution]
+
+
+class Candidates:
+    """Draws, looks at them on paper, remembers.
+
+    Args:
+        problem: what may be known.
+        seed: of all draws that do not belong to one ask.
+    """
+
+    def __init__(self, problem: Problem, seed: int) -> None:
+        self._problem, self._seed = problem, seed
+        self._memory: dict[str, Candidate | None] = {}
+        self._facts: dict[str, Candidate] = {}
+        self._block: tuple[int, int, list[Candidate]] | None = None
+
+    @cached_property
+    def basis(self) -> Basis:
+        """How features are numbered and scaled: fixed by the seed."""
+        rng = np.random.default_rng([self._seed, 0, 0])
+        draws = [draw(self._problem.suggest, rule) for rule in _random_rules(SAMPLE, rng)]
+        legal = [d for d in draws if self._paper(d)[0]] or draws
+        numbering = Knobs.of([flat(d) for d in legal])
+        rows = [self._raw(d, self._paper(d)[1], numbering) for d in legal]
+        found = {name: dist for d in draws for name, dist in d.distributions.items()}
+        return Basis(numbering, Scaling.of(np.array(rows)), found)
+
+    def scaled(self, candidates: Sequence[Candidate]) -> Array:
+        """Standardised features, `(n, k)`."""
+        width = len(self.basis.scaling.keep)
+        rows = np.array([candidate.raw for candidate in candidates])
+        return self.basis.scaling(rows) if len(rows) else np.zeros((0, width))
+
+    @property
+    def top_rung(self) -> int:
+        """Index of full fidelity; 0 where the history has no rungs."""
+        return len(self._problem.rungs) - 1 if self._problem.history else 0
+
+    def looked(self, trials: Sequence[Observation]) -> list[Candidate]:
+        """Trials with their numbers, legal or not: a trial that ran is a fact."""
+        for trial in trials:
+            if trial.drawn.key not in self._facts:
+                self._facts[trial.drawn.key] = self._look(trial.drawn)
+        return [self._facts[trial.drawn.key] for trial in trials]
+
+    def _look(self, drawn: Draw) -> Candidate:
+        _, paper = self._paper(drawn)
+        known = {} if paper is None else {j: f(paper) for j, f in self._problem.known.items()}
+        raw = tuple(map(float, self._raw(drawn, paper, self.basis.knobs)))
+        return Candidate(drawn, paper, known, raw)
+
+    def stratified(
+        self,
+        asked_before: Sequence[Observation],
+        initial: int,
+        asked: frozenset[str],
+        rng: np.random.Generator,
+    ) -> Candidate:
+        """The next of the initial design: even over the quantiles of what is known on paper.
+
+        Each stratum holds as many candidates of the pool; the emptiest one is served, by the one
+        of a few candidates that lies farthest from what was asked before.
+        """
+        pool = self._open(self._random(SAMPLE * 2, 0), asked) or self.pool(
+            SAMPLE, 0, [], asked, rng
+        )
+        order = self._ordering(pool)
+        edges = np.quantile(order, np.linspace(0, 1, initial + 1)[1:-1])
+        before = self.looked(asked_before)
+        taken = np.bincount(np.searchsorted(edges, self._ordering(before)), minlength=initial)
+        turns = np.random.default_rng([self._seed, 0, 1]).permutation(initial)
+        places = np.searchsorted(edges, order)
+        filled = [s for s in turns if (places == s).any()]
+        stratum = min(filled, key=lambda s: int(taken[s]))
+        few = rng.permutation(np.flatnonzero(places == stratum))[:8]
+        if not before:
+            return pool[int(few[0])]
+        gaps = self.scaled([pool[i] for i in few])[:, None] - self.scaled(before)[None]
+        return pool[int(few[np.argmax((gaps**2).sum(axis=2).min(axis=1))])]
+
+    def pool(
+        self,
+        size: int,
+        turn: int,
+        parents: Sequence[Mapping[str, Any]],
+        asked: frozenset[str],
+        rng: np.random.Generator,
+    ) -> list[Candidate]:
+        """Candidates for one ask: random ones, and ones around the parents.
+
+        Raises:
+            NothingLeft: none is legal, admitted and new.
+        """
+        random = self._random(size * 6 // 10, 1 + turn // BLOCK_LIFE)
+        near = self.varied(parents, size * 4 // 10, asked, rng) if parents else []
+        found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
+        pool = self._open(found.values(), asked)
+        if not pool:
+            pool = self._open(self._drawn(_random_rules(4 * size, rng)), asked)
+        if not pool:
+            raise NothingLeft(
+                f"none of {4 * size} further draws is legal, within the limits and the budget, and "
+                f"new ({len(asked)} were asked); widen the space or the limits, or stop here"
+            )
+        return pool
+
+    def varied(
+        self,
+        parents: Sequence[Mapping[str, Any]],
+        count: int,
+        asked: frozenset[str],
+        rng: np.random.Generator,
+    ) -> list[Candidate]:
+        """Children of parents: two in three changed, one in three crossed."""
+        found = {c.drawn.key: c for c in self._drawn(_children(parents, count, rng))}
+        return self._open(found.values(), asked)
+
+    def _random(self, size: int, index: int) -> list[Candidate]:
+        if self._block is None or self._block[:2] != (size, index):
+            rng = np.random.default_rng([self._seed, 1, index])
+            found = {c.drawn.key: c for c in self._drawn(_random_rules(size, rng))}
+            self._block = (size, index, list(found.values()))
+        return self._block[2]
+
+    def _drawn(self, rules: Iterable[Choose]) -> list[Candidate]:
+        """Draws that are legal and keep every limit that is known on paper."""
+        found = []
+        for rule in rules:
+            drawn = draw(self._problem.suggest, rule)
+            if drawn.key not in self._memory:
+                if len(self._memory) >= REMEMBERED:
+                    self._memory.clear()
+                legal, _ = self._paper(drawn)
+                self._memory[drawn.key] = self._look(drawn) if legal else None
+            candidate = self._memory[drawn.key]
+            if candidate is not None:
+                found.append(candidate)
+        return found
+
+    def _open(self, candidates: Iterable[Candidate], asked: frozenset[str]) -> list[Candidate]:
+        admits: Callable[[Any], bool] = self._problem.admits or (lambda _: True)
+        return [
+            candidate
+            for candidate in candidates
+            if candidate.drawn.key not in asked and admits(candidate.drawn.configuration)
+        ]
+
+    def _paper(self, drawn: Draw) -> tuple[bool, Paper | None]:
+        """Whether it may be asked at all, and its paper."""
+        if self._problem.paper is None or drawn.configuration is None:
+            return True, None
+        paper = self._problem.paper(drawn.configuration)
+        fits = self._problem.fits
+        return paper is not None and (fits is None or fits(paper)), paper
+
+    def _raw(self, drawn: Draw, paper: Paper | None, numbering: Knobs) -> Array:
+        problem = self._problem
+        if paper is None or drawn.configuration is None:
+            return np.array(numbering.encode(flat(drawn)))
+        told = [_signed_log(f(paper)) for f in problem.known.values()]
+        if problem.features is not None:
+            return np.array([*problem.features(drawn.configuration, paper), *told])
+        seen = paper_features(drawn.configuration, paper)
+        return np.array([*seen, *told, *numbering.encode(flat(drawn))])
+
+    def _ordering(self, candidates: Sequence[Candidate]) -> Array:
+        """What strata are taken over: the first known objective, else the first feature."""
+        if self._problem.known:
+            first = min(self._problem.known)
+            return np.array([candidate.known[first] for candidate in candidates])
+        return np.asarray(self.scaled(candidates)[:, :1].sum(axis=1))
+
+
+def _random_rules(count: int, rng: np.random.Generator) -> Iterable[Choose]:
+    """Half structured, half even."""
+    for i in range(count):
+        yield structured(rng) if i % 2 else uniform(rng)
+
+
+def _children(
+    parents: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator
+) -> Iterable[Choose]:
+    for i in range(count):
+        first, second = rng.integers(len(parents), size=2)
+        if i % 3 == 0 and first != second:
+            yield crossed(parents[first], parents[second], rng)
+        else:
+            yield mutated(parents[first], rng)
+
+
+def _signed_log(value: float) -> float:
+    return float(np.sign(value) * np.log1p(abs(value)))

@@ -1,0 +1,51 @@
+"""Problem: what a sampler may know about a study. Plain data and pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...spaces.configuration import Configuration
+from ...spaces.paper import Paper
+from ..limits import Limit
+from ..records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a sampler may know. Only `suggest` is needed; the rest makes the search better.
+
+    Args:
+        suggest: makes a configuration by calling `suggest_int`, `suggest_float` and
+            `suggest_categorical` of a trial; a pure function of their answers. Without a `paper`
+            it may return anything.
+        paper: the candidate on paper, None where it is illegal. Without it the surrogate sees the
+            parameters themselves.
+        objectives: metric names in the order of the study's directions; needed with `history`.
+        known: objectives that the paper tells exactly, by index, in the metric's own direction.
+        fits: whether a candidate keeps every limit that is exactly known on paper.
+        limits: limits on measured metrics, resolved as far as the baseline is known.
+        features: numbers that describe a candidate, in place of `paper_features`.
+        admits: whether the budget still allows this configuration to be asked.
+        history: the study's records. Without it the study's own trials are read, and there are no
+            rungs.
+        rungs: shares of full fidelity, ascending, the last 1.
+        reference: the frozen reference point in the objectives' own directions, None while it is
+            not frozen; without it the sampler takes it from its initial design.
+    """
+
+    suggest: Callable[[Any], Any]
+    paper: Callable[[Configuration], Paper | None] | None = None
+    objectives: tuple[str, ...] = ()
+    known: Mapping[int, Callable[[Paper], float]] = field(default_factory=dict)
+    fits: Callable[[Paper], bool] | None = None
+    limits: Callable[[], Sequence[Limit]] | None = None
+    features: Callable[[Configuration, Paper], np.ndarray] | None = None
+    admits: Callable[[Configuration], bool] | None = None
+    history: Callable[[], Sequence[Record]] | None = None
+    rungs: tuple[float, ...] = (1.0,)
+    reference: Callable[[], Sequence[float] | None] | None = None

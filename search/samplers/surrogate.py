@@ -1,0 +1,152 @@
+"""A small Gaussian process: Matern 5/2, one length scale a feature, noise; numpy and scipy.
+
+Not a library: what the grey-box sampler needs, and nothing else. Inputs and outputs come
+standardised. At 100 points it fits in a tenth of a second on one thread.
+
+Source: Rasmussen & Williams 2006, alg. 2.1, eq. 4.17, 5.9; the prior of the length scales grows
+with the number of features as in arXiv 2402.02229.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.optimize import minimize
+
+Array = NDArray[np.float64]
+
+_ROOT5 = 5.0**0.5
+_LOG_LENGTH = (-3.0, 6.0)
+_LOG_SIGNAL = (-4.0, 4.0)
+_LOG_NOISE = (-14.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Hyper-parameters.
+
+    Args:
+        lengths: `(d,)`, in units of the standardised features.
+        signal: variance of the function. noise: variance of one figure.
+    """
+
+    lengths: Array
+    signal: float
+    noise: float
+
+    def between(self, a: Array, b: Array) -> Array:
+        """Prior covariance of `(n, d)` and `(k, d)`: `(n, k)`, without noise (eq. 4.17)."""
+        r = np.sqrt(_squared(a / self.lengths, b / self.lengths))
+        value = 1.0 + _ROOT5 * r + (5.0 / 3.0) * r**2
+        return np.asarray(self.signal * value * np.exp(-_ROOT5 * r))
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is believed after seeing `(n, d)` inputs with their figures."""
+
+    kernel: Kernel
+    inputs: Array
+    factor: tuple[Array, bool]
+    weights: Array
+
+    def predict(self, at: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the function, without noise, at `(k, d)` inputs."""
+        cross = self.kernel.between(self.inputs, at)
+        mean = cross.T @ self.weights
+        half = solve_triangular(self.factor[0], cross, lower=True, check_finite=False)
+        variance = self.kernel.signal - np.einsum("nk,nk->k", half, half)
+        return mean, np.sqrt(np.maximum(variance, 1e-12 * self.kernel.signal))
+
+
+def condition(kernel: Kernel, inputs: Array, targets: Array) -> Posterior:
+    """The process given figures (alg. 2.1).
+
+    Args:
+        inputs: `(n, d)` standardised features.
+        targets: `(n,)` standardised figures.
+    """
+    covariance = kernel.between(inputs, inputs)
+    covariance[np.diag_indices_from(covariance)] += kernel.noise + 1e-8 * kernel.signal
+    factor = cho_factor(covariance, lower=True, check_finite=False)
+    return Posterior(kernel, inputs, factor, cho_solve(factor, targets, check_finite=False))
+
+
+def fit(inputs: Array, targets: Array, iterations: int = 60) -> Kernel:
+    """The most probable hyper-parameters; a function of its arguments alone.
+
+    Args:
+        inputs: `(n, d)` standardised features, n >= 1.
+        targets: `(n,)` standardised figures.
+        iterations: most steps of L-BFGS, from the mode of the prior.
+    """
+    features = inputs.shape[1]
+    start = np.concatenate([np.full(features, _length_prior(features)[0]), [0.0, np.log(1e-3)]])
+    bounds = [_LOG_LENGTH] * features + [_LOG_SIGNAL, _LOG_NOISE]
+    found = minimize(
+        negative_log_posterior,
+        np.clip(start, [low for low, _ in bounds], [high for _, high in bounds]),
+        args=(inputs, targets),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": iterations},
+    )
+    return _kernel(found.x)
+
+
+def negative_log_posterior(theta: Array, inputs: Array, targets: Array) -> tuple[float, Array]:
+    """Minus the log posterior of log hyper-parameters, and its gradient (eq. 5.9).
+
+    Args:
+        theta: `(d + 2,)`: log lengths, log signal, log noise.
+    """
+    kernel, (n, features) = _kernel(theta), inputs.shape
+    scaled = inputs / kernel.lengths
+    r = np.sqrt(_squared(scaled, scaled))
+    decay = kernel.signal * np.exp(-_ROOT5 * r)
+    covariance = decay * (1.0 + _ROOT5 * r + (5.0 / 3.0) * r**2)
+    noisy = covariance + (kernel.noise + 1e-8 * kernel.signal) * np.eye(n)
+    factor = cho_factor(noisy, lower=True, check_finite=False)
+    weights = cho_solve(factor, targets, check_finite=False)
+    value = 0.5 * targets @ weights + np.log(np.diag(factor[0])).sum()
+
+    # d value / d K = -W / 2, with W = w w' - K^-1; W is symmetric.
+    pull = np.outer(weights, weights) - cho_solve(factor, np.eye(n), check_finite=False)
+    # dK / d log length_j = 5/3 signal (1 + sqrt5 r) exp(-sqrt5 r) (difference_j / length_j)^2:
+    # the sum over pairs by two products, never an (n, n, d) array.
+    slope = pull * decay * (5.0 / 3.0) * (1.0 + _ROOT5 * r)
+    lengths = slope.sum(axis=1) @ scaled**2 - np.einsum("nd,nd->d", scaled, slope @ scaled)
+    signal = 0.5 * ((pull * covariance).sum() + 1e-8 * kernel.signal * np.trace(pull))
+    noise = 0.5 * kernel.noise * np.trace(pull)
+    gradient = -np.concatenate([lengths, [signal, noise]])
+
+    centre, width = _priors(features)
+    distance = (theta - centre) / width
+    return float(value + 0.5 * distance @ distance), gradient + distance / width
+
+
+def _kernel(theta: Array) -> Kernel:
+    return Kernel(np.exp(theta[:-2]), float(np.exp(theta[-2])), float(np.exp(theta[-1])))
+
+
+def _length_prior(features: int) -> tuple[float, float]:
+    """Centre and width of the log length scales' normal prior (arXiv 2402.02229, section 4)."""
+    return 2.0**0.5 + 0.5 * float(np.log(features)), 3.0**0.5
+
+
+def _priors(features: int) -> tuple[Array, Array]:
+    centre, width = _length_prior(features)
+    return (
+        np.concatenate([np.full(features, centre), [0.0, np.log(1e-3)]]),
+        np.concatenate([np.full(features, width), [1.0, 2.0]]),
+    )
+
+
+def _squared(a: Array, b: Array) -> Array:
+    """Squared distances of `(n, d)` and `(k, d)`: `(n, k)`."""
+    square = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2.0 * a @ b.T
+    return np.asarray(np.maximum(square, 0.0))

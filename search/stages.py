@@ -1,0 +1,256 @@
+"""The stage store: what trials share, made once, found by key.
+
+    ROOT/stages/KEY/        the files of a stage, and stage.json (step, sizes, seconds)
+    ROOT/costs/KEY.json     what it cost; kept when the stage is evicted
+    ROOT/locks/KEY.lock     held by the one process that makes it
+    ROOT/making/            half-written stages; swept when their maker is gone
+
+A stage is written beside and renamed into place, so a half-written one is never found. Losing a
+stage loses time, never results: everything can be made again from its key's graph.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StorageFailed
+from ..spaces.steps import Key
+
+DEFAULT_LIMIT_BYTES = 20_000_000_000
+
+
+@dataclass(frozen=True)
+class StageNote:
+    """What is known of a stage: its step, what it cost, what it holds.
+
+    Args:
+        key, step: its name and the step that made it.
+        seconds: wall time of that step alone.
+        trains: gradients flowed. training: the long training it is part of, if any.
+        sizes: bytes of each file, by relative name; empty once evicted.
+    """
+
+    key: Key
+    step: str
+    seconds: float
+    trains: bool
+    training: str | None
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(size for _, size in self.sizes)
+
+
+def cache_root() -> Path:
+    """Where stages lie: `$PARETUNE_CACHE`, else the user's cache folder."""
+    given = os.environ.get("PARETUNE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(given) if given else Path(base) / "paretune"
+
+
+class StageStore:
+    """Finds stages or makes them, one maker a key, shared by every run of this user.
+
+    Args:
+        root: the store's folder, made if missing.
+        limit_bytes: above this the stages used longest ago are evicted.
+    """
+
+    def __init__(self, root: Path, limit_bytes: int | None = None) -> None:
+        given = os.environ.get("PARETUNE_CACHE_LIMIT_GB")
+        fallback = int(float(given) * 1e9) if given else DEFAULT_LIMIT_BYTES
+        self.root = root
+        self.limit_bytes = fallback if limit_bytes is None else limit_bytes
+        with _storage_errors(root):
+            for name in ("stages", "costs", "locks", "making"):
+                (root / name).mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: Key) -> Path | None:
+        """The folder of a stage, None where it is not (any more)."""
+        note = self._note(key)
+        if note is None:
+            return None
+        folder = self.root / "stages" / key
+        if any(_size(folder / name) != size for name, size in note.sizes):
+            return None
+        os.utime(folder / "stage.json")
+        return folder
+
+    def cost(self, key: Key) -> StageNote | None:
+        """What a stage cost when it was made, also after eviction; None: never made here."""
+        path = self.root / "costs" / f"{key}.json"
+        return _read_note(path) if path.is_file() else None
+
+    def make(
+        self, key: Key, step: str, write: Callable[[Path], StageCostFacts]
+    ) -> tuple[Path, StageNote, bool]:
+        """Finds a stage, or makes it; a second process that wants it waits for the first.
+
+        Args:
+            key, step: what is to be made, and by which step.
+            write: fills an empty folder; returns what it cost.
+
+        Returns:
+            The stage's folder, its note, and whether it was found (True) or made here (False).
+
+        Raises:
+            StorageFailed: the disk is full or read-only.
+        """
+        with self._maker(key):
+            found = self.find(key)
+            if found is not None:
+                note = self._note(key)
+                assert note is not None
+                return found, note, True
+            with _storage_errors(self.root):
+                note = self._write(key, step, write)
+        self.evict(keep={key})
+        return self.root / "stages" / key, note, False
+
+    def record(self, key: Key, step: str, facts: StageCostFacts) -> StageNote:
+        """Keeps what a stage cost that is not worth storing: it is made again when needed."""
+        note = StageNote(key, step, facts.seconds, facts.trains, facts.training)
+        with _storage_errors(self.root):
+            _replace_json(self.root / "costs" / f"{key}.json", _note_json(note))
+        return note
+
+    def entries(self) -> list[StageNote]:
+        """Every stage that is there, the one used longest ago first."""
+        folders = [path.parent for path in (self.root / "stages").glob("*/stage.json")]
+        folders.sort(key=lambda folder: (folder / "stage.json").stat().st_mtime)
+        return [_read_note(folder / "stage.json") for folder in folders]
+
+    def evict(self, keep: set[Key] | None = None, limit_bytes: int | None = None) -> list[Key]:
+        """Removes the stages used longest ago until the rest fits the limit; their keys."""
+        limit = self.limit_bytes if limit_bytes is None else limit_bytes
+        entries = self.entries()
+        total, gone = sum(note.bytes for note in entries), list[Key]()
+        for note in entries:
+            if total <= limit:
+                break
+            if note.key in (keep or set()) or not self._remove(note.key):
+                continue
+            total -= note.bytes
+            gone.append(note.key)
+        return gone
+
+    def sweep(self) -> None:
+        """Removes what makers that are gone left half-written."""
+        for path in (self.root / "making").iterdir():
+            pid = int(path.name.split("-")[0])
+            if not _alive(pid):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _remove(self, key: Key) -> bool:
+        # Whoever reads a stage holds no lock, so a stage is first renamed away: a reader that has
+        # its files open keeps them, one that comes later finds nothing and makes it again.
+        lock = self.root / "locks" / f"{key}.lock"
+        with lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            grave = self.root / "making" / f"{os.getpid()}-{uuid.uuid4().hex}"
+            (self.root / "stages" / key).rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+        return True
+
+    def _write(self, key: Key, step: str, write: Callable[[Path], StageCostFacts]) -> StageNote:
+        folder = self.root / "making" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        folder.mkdir()
+        try:
+            facts = write(folder)
+            sizes = tuple(
+                (str(path.relative_to(folder)), path.stat().st_size)
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            )
+            note = StageNote(key, step, facts.seconds, facts.trains, facts.training, sizes)
+            _replace_json(folder / "stage.json", _note_json(note))
+            _replace_json(self.root / "costs" / f"{key}.json", _note_json(note))
+            target = self.root / "stages" / key
+            if target.exists():  # damaged: `find` refused it
+                shutil.rmtree(target)
+            folder.rename(target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return note
+
+    def _note(self, key: Key) -> StageNote | None:
+        path = self.root / "stages" / key / "stage.json"
+        return _read_note(path) if path.is_file() else None
+
+    @contextmanager
+    def _maker(self, key: Key) -> Iterator[None]:
+        with (self.root / "locks" / f"{key}.lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+@dataclass(frozen=True)
+class StageCostFacts:
+    """What making a stage cost: seconds of its own step, and what kind of work it was."""
+
+    seconds: float
+    trains: bool = False
+    training: str | None = None
+
+
+@contextmanager
+def _storage_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT}:
+            raise
+        raise StorageFailed(
+            f"cannot write stages under {root}: {error.strerror}; free space there, or set "
+            "PARETUNE_CACHE to a folder on another disk and resume"
+        ) from error
+
+
+def _note_json(note: StageNote) -> str:
+    return json.dumps({**vars(note), "sizes": list(note.sizes), "made": time.time()})
+
+
+def _read_note(path: Path) -> StageNote:
+    data = json.loads(path.read_text())
+    sizes = tuple((name, size) for name, size in data["sizes"])
+    return StageNote(
+        data["key"], data["step"], data["seconds"], data["trains"], data["training"], sizes
+    )
+
+
+def _replace_json(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    part.replace(path)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

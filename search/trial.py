@@ -1,0 +1,147 @@
+"""A trial: one configuration made and judged, in a worker process.
+
+`TrialWork` is what engines hand to their workers. It is small and picklable; what it needs (data,
+subject, store) is loaded once per process and kept.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from ..evaluators.catalogue import metrics
+from ..evaluators.compute.timing import Patience
+from ..evaluators.host import HostLock
+from ..evaluators.measurement import Measurement
+from ..evaluators.metric import Evidence
+from ..spaces.lower import Graph, lower
+from .events import Report
+from .evidence import Gatherer
+from .records import Ask, Record, Rung
+from .stages import StageStore, cache_root
+from .study import Study, load_study
+from .subject import Material, load_material
+from .workshop import Workshop
+
+TIMING_SECONDS: Final = 5.0
+"""Most seconds that one timing session keeps the host to itself."""
+
+
+@dataclass(frozen=True)
+class TrialWork:
+    """The work of one study, as a callable that a worker process can be sent.
+
+    Args:
+        run: the run's folder; its `study.yaml` is read by the worker.
+    """
+
+    run: Path
+
+    def __call__(self, ask: Ask, prior: Record | None, report: Report) -> Record:
+        """Makes and judges one configuration.
+
+        Args:
+            ask: what to do.
+            prior: the trial's record so far, when it goes on from a lower rung.
+            report: told `(what, done, total)` now and then.
+
+        Raises:
+            StepFailed: a step failed, with its kind.
+        """
+        started = time.time()
+        blank = Record(
+            ask.number, ask.configuration, "running", ask.seed, ask.purpose, started=started
+        )
+        done = Laboratory.of(self.run).judge(ask, prior or blank, report)
+        now = time.time()
+        return replace(done, finished=now, seconds=done.seconds + now - started)
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """What the trials of one study need, loaded once per process.
+
+    Args:
+        study: as resolved. material: model and data. store: shared stages.
+        samples: where raw samples and answers are kept.
+    """
+
+    study: Study
+    material: Material
+    store: StageStore
+    samples: Path
+
+    @staticmethod
+    def of(run: Path) -> Laboratory:
+        """The laboratory of a run folder; loaded at the first call in a process."""
+        return _laboratory(run.resolve())
+
+    def judge(self, ask: Ask, record: Record, report: Report) -> Record:
+        """Makes the ask's graph and takes every figure that its purpose calls for.
+
+        `search` judges on the rung's share of the validation items; `baseline` on all of them;
+        `confirm` on the test split, with peak memory.
+        """
+        started = time.time()
+        rungs = self.material.subject.rungs
+        rung = ask.rung if ask.purpose == "search" else len(rungs) - 1
+        graph, artifact, shop = self.make(ask, rung, report)
+        gatherer = self.gatherer(report)
+        split, share = ("test", 1.0) if ask.purpose == "confirm" else ("validation", rungs[rung])
+        evidence, files = gatherer.gather(graph, artifact, shop.costs(), split, share)
+        if ask.purpose == "confirm":
+            evidence = replace(evidence, peak=gatherer.peak(artifact))
+        reached = Rung(rung, figures(evidence, split), time.time() - started)
+        return replace(
+            record,
+            state="final" if rung == len(rungs) - 1 else "paused",
+            rungs=(*record.rungs, reached),
+            stages=shop.costs(),
+            files={**record.files, **files},
+        )
+
+    def make(self, ask: Ask, rung: int, report: Report) -> tuple[Graph, Path, Workshop]:
+        """The ask's graph, its artifact's folder, and the workshop that made it."""
+        subject = replace(self.material.subject, seed=ask.seed)
+        graph = lower(ask.configuration, subject, rung)
+        with HostLock(self.store.root / "host").training() as turns:
+            shop = Workshop(
+                graph, self.store, self.material.task, subject.seed, turn=turns.turn, report=report
+            )
+            return graph, shop.artifact(), shop
+
+    def gatherer(self, report: Report) -> Gatherer:
+        """What gathers evidence for this study."""
+        return Gatherer(
+            task=self.material.task,
+            workload=self.study.workload.spec(),
+            settings=self.study.settings.given(),
+            environment=self.material.subject.environment,
+            store=self.store,
+            host=HostLock(self.store.root / "host"),
+            samples=self.samples,
+            report=report,
+            patience=Patience(budget_s=TIMING_SECONDS),
+        )
+
+
+def figures(evidence: Evidence, split: str) -> dict[str, Measurement]:
+    """Every metric of the catalogue on one candidate; quality says on which split."""
+    taken = {}
+    for name, metric in metrics().items():
+        figure = metric.evaluate(evidence)
+        if metric.resource == "quality" and figure.value is not None:
+            pairs = tuple(sorted({**dict(figure.conditions), "split": split}.items()))
+            figure = replace(figure, conditions=pairs)
+        taken[name] = figure
+    return taken
+
+
+@lru_cache(maxsize=1)
+def _laboratory(run: Path) -> Laboratory:
+    study = load_study(run / "study.yaml")
+    store = StageStore(cache_root())
+    return Laboratory(study, load_material(study, store.root / "data"), store, run / "samples")

@@ -1,0 +1,163 @@
+"""The workshop: makes the nodes of one graph, finding in the store what others made.
+
+It is the `Bench` that steps ask. Trains, Deploys and steps that read data are stored; other changes
+take less time to make again than to read back, so only their cost is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import StepFailed
+from ..evaluators.metric import StageCost
+from ..spaces.candidate import Candidate, load_candidate, save_candidate
+from ..spaces.lower import Graph, Node
+from ..spaces.steps import Change, Deploy, Key, Split, Train
+from ..spaces.task import Batch, Items, Task
+from .stages import StageCostFacts, StageNote, StageStore
+
+
+class Workshop:
+    """Makes one graph.
+
+    Args:
+        graph: what is to be made.
+        store: where stages are found and kept.
+        task: the data that steps may read.
+        seed: enters every step that draws.
+        turn: called between two optimiser steps; lets a measurement have the host alone.
+        report: told the step's name and how far it is, `(step, done, total)`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        store: StageStore,
+        task: Task,
+        seed: int,
+        *,
+        turn: Callable[[], object] = lambda: None,
+        report: Callable[[str, int, int], None] = lambda step, done, total: None,
+    ) -> None:
+        self._graph = graph
+        self._store = store
+        self._task = task
+        self._seed = seed
+        self._turn = turn
+        self._report = report
+        self._step = ""
+        self._made: dict[Key, StageNote] = {}
+
+    def artifact(self) -> Path:
+        """The folder of the deployed artifact, made or found.
+
+        Raises:
+            StepFailed: a step failed, with its kind.
+            StorageFailed: the store cannot be written.
+        """
+        node = self._graph.last
+
+        def write(folder: Path) -> StageCostFacts:
+            candidate = self.candidate(node.inputs[0])
+            candidate.paper = node.before
+            self._begin(node)
+            started = time.perf_counter()
+            assert isinstance(node.step, Deploy)
+            node.step.deploy(candidate, folder, self)
+            return StageCostFacts(time.perf_counter() - started)
+
+        folder, note, found = self._store.make(node.key, node.step.name, write)
+        if not found:
+            self._made[node.key] = note
+        return folder
+
+    def costs(self) -> tuple[StageCost, ...]:
+        """What each node cost when it was made; those made by this workshop are not `cached`."""
+        rows = []
+        for node in self._graph:
+            note = self._made.get(node.key) or self._store.cost(node.key)
+            if note is None:  # never needed: a stage further on was found
+                continue
+            trains = isinstance(node.step, Train)
+            cached = node.key not in self._made
+            rows.append(StageCost(node.key, note.step, note.seconds, trains, cached, node.training))
+        return tuple(rows)
+
+    def candidate(self, key: Key) -> Candidate:
+        """The candidate that a key of this graph names; the caller may change it."""
+        node = self._graph.node(key)
+        if not _is_kept(node):
+            candidate, facts = self._apply(node)
+            self._made[key] = self._store.record(key, node.step.name, facts)
+            return candidate
+        fresh: list[Candidate] = []
+
+        def write(folder: Path) -> StageCostFacts:
+            candidate, facts = self._apply(node)
+            save_candidate(candidate, folder)
+            fresh.append(candidate)
+            return facts
+
+        folder, note, found = self._store.make(key, node.step.name, write)
+        if not found:
+            self._made[key] = note
+        return fresh[0] if fresh else load_candidate(folder)
+
+    def batches(
+        self, split: Split, *, batch: int, share: float = 1.0, seed: int | None = None
+    ) -> Iterator[Batch]:
+        """One pass over a split's first share; a seed shuffles, None keeps the order."""
+        items = self._task.splits[split]
+        order = np.arange(math.ceil(share * len(items)))
+        if seed is not None:
+            order = np.random.default_rng(seed).permutation(order)
+        for start in range(0, len(order), batch):
+            yield _batch(items, order[start : start + batch])
+
+    def training_turn(self) -> None:
+        """Lets a waiting measurement have the host."""
+        self._turn()
+
+    def progress(self, done: int, total: int) -> None:
+        """Says how far the current step is."""
+        self._report(self._step, done, total)
+
+    def _apply(self, node: Node) -> tuple[Candidate, StageCostFacts]:
+        given = self.candidate(node.inputs[0]) if node.inputs else None
+        self._begin(node)
+        started = time.perf_counter()
+        if isinstance(node.step, Train):
+            assert given is not None
+            assert node.until_step is not None
+            given.paper = node.before
+            made = node.step.run(given, node.until_step, self, self._seed)
+            if node.until_step >= node.before.recipe.total_steps:
+                made.train_state = None  # nothing goes on from here: two thirds of the bytes
+        else:
+            assert isinstance(node.step, Change)
+            if given is not None:
+                given.paper = node.before
+            made = node.step.apply(given, self, self._seed)
+        if given is None and made.paper.profile == node.after.profile:
+            made.paper = node.after  # a load knows the model, not the study's recipe
+        if made.paper != node.after:
+            raise StepFailed("crashed", f"{node.step.name} made something else than it said")
+        seconds = time.perf_counter() - started
+        return made, StageCostFacts(seconds, isinstance(node.step, Train), node.training)
+
+    def _begin(self, node: Node) -> None:
+        self._step = node.step.name
+        self._report(self._step, 0, 0)
+
+
+def _is_kept(node: Node) -> bool:
+    return isinstance(node.step, Train) or bool(node.step.reads & {"train", "calibration"})
+
+
+def _batch(items: Items, rows: np.ndarray) -> Batch:
+    return Batch(items.input_ids[rows], items.attention_mask[rows], items.labels[rows], rows)

@@ -1,0 +1,346 @@
+"""Family: what a transformers model family calls its parts, as data.
+
+One description serves the names and shapes on paper, the modules in practice and the config that
+both come from. No torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..errors import ModelError
+from .profile import Attention, FeedForward, Group, Head, Layer, Profile, Weight
+
+Kind = Literal["encoder", "decoder"]
+Role = Literal[
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.output",
+    "attention.norm",
+    "ffn.up",
+    "ffn.gate",
+    "ffn.down",
+    "ffn.norm",
+]
+"""The modules of one layer, by what they do."""
+
+
+@dataclass(frozen=True)
+class SizeKeys:
+    """The keys of config.json that hold a model's sizes. None: the family has no such size."""
+
+    width: str = "hidden_size"
+    layers: str = "num_hidden_layers"
+    heads: str = "num_attention_heads"
+    feed_forward: str = "intermediate_size"
+    positions: str = "max_position_embeddings"
+    kv_heads: str | None = None
+    head_width: str | None = None
+    token_types: str | None = None
+    vocabulary: str = "vocab_size"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of `families.FAMILIES`.
+
+    Args:
+        name: the `model_type` of config.json.
+        kind: an encoder classifies by its first position, a decoder by its last; only decoders
+            model language here.
+        classes: the transformers class for each kind of head.
+        base: the attribute that holds the backbone; checkpoints may leave it out of their names.
+        sizes: keys of config.json.
+        layer: path of the list of layers.
+        modules: paths inside a layer. Roles that share a path are one fused matrix, in the order
+            query, key, value.
+        tables: path of each embedding table by the Profile's name for its rows.
+        embedding_norm, final_norm: paths of the norms before and after the layers.
+        head_norms: norms over each head's query and key inside a layer, as wide as a head.
+        pooler: path of the square matrix before the classifier, None: there is none.
+        classifier: path of the classification matrix.
+        gated: three feed-forward matrices instead of two.
+        rope: positions are rotations, so that all heads must be equally wide.
+        norm_bias: norms have a bias (LayerNorm) or none (RMSNorm).
+        tied: what transformers assumes where config.json does not say `tie_word_embeddings`.
+        transposed: matrices are stored as (in, out), transformers' Conv1D.
+        qkv_bias, output_bias, ffn_bias: whether there are biases, or the config key that says so.
+        keep: keys of config.json that `Profile.extra` carries.
+        fixed: keys that must have this value where they appear: anything else is not modelled.
+        defaults: what transformers assumes for keys that are missing.
+        heads_divide_width: the config class refuses heads that do not divide the width.
+        language_head: path of the matrix that makes logits of every position.
+        positions_after_padding: positions are counted from the padding token's number onwards.
+    """
+
+    name: str
+    kind: Kind
+    classes: Mapping[str, str]
+    base: str
+    sizes: SizeKeys
+    layer: str
+    modules: Mapping[Role, str]
+    tables: Mapping[str, str]
+    embedding_norm: str | None
+    final_norm: str | None
+    pooler: str | None
+    classifier: str
+    keep: tuple[str, ...]
+    fixed: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    head_norms: tuple[str, ...] = ()
+    gated: bool = False
+    rope: bool = False
+    norm_bias: bool = True
+    tied: bool = False
+    transposed: bool = False
+    qkv_bias: bool | str = True
+    output_bias: bool | str = True
+    ffn_bias: bool | str = True
+    heads_divide_width: bool = True
+    language_head: str = "lm_head"
+    positions_after_padding: bool = False
+
+    def path(self, role: Role, layer: int) -> str:
+        """Path of a module in the model, `bert.encoder.layer.3.attention.self.query`.
+
+        Raises:
+            KeyError: the family has no such module (`ffn.gate` where it is not gated).
+        """
+        return f"{self.layer}.{layer}.{self.modules[role]}"
+
+    def fused(self, role: Role) -> tuple[Role, ...]:
+        """The roles that share this role's module, itself among them, in the order of storage."""
+        return tuple(other for other, path in self.modules.items() if path == self.modules[role])
+
+    def profile(self, config: Mapping[str, Any], head: Head) -> Profile:
+        """A profile from the contents of a config.json.
+
+        Args:
+            config: transformers' keys. head: what shall answer.
+
+        Raises:
+            ModelError: a size is missing, or the config asks for something not modelled.
+        """
+        self._refuse(config, head)
+        extra = self._extra({**self.defaults, **config})
+        config = {**self.defaults, **{k: v for k, v in config.items() if v is not None}}
+        keys = self.sizes
+        width, heads = _size(self, config, keys.width), _size(self, config, keys.heads)
+        if keys.head_width is None and width % heads:
+            raise ModelError(
+                f"config.json says {heads} heads for a width of {width}, which they do not "
+                "divide; correct it"
+            )
+        attention = Attention(
+            heads=heads,
+            kv_heads=_size(self, config, keys.kv_heads, heads),
+            head_width=_size(self, config, keys.head_width, width // heads),
+        )
+        hidden = _size(self, config, keys.feed_forward, 4 * width)
+        layer = Layer(attention, FeedForward(hidden, self.gated))
+        profile = Profile(
+            family=self.name,
+            width=width,
+            vocabulary=_size(self, config, keys.vocabulary),
+            positions=_size(self, config, keys.positions) if "positions" in self.tables else 0,
+            token_types=_size(self, config, keys.token_types, 0),
+            layers=(layer,) * _size(self, config, keys.layers),
+            head=head,
+            extra=extra,
+        )
+        profile.weights()
+        return profile
+
+    def _refuse(self, config: Mapping[str, Any], head: Head) -> None:
+        if head.kind not in self.classes:
+            raise ModelError(
+                f"{self.name} is an encoder and cannot model language; choose a classification "
+                "task, or a decoder such as gpt2, llama or qwen2"
+            )
+        for key, value in {**self.fixed, "quantization_config": None}.items():
+            if config.get(key) not in (None, value):
+                raise ModelError(
+                    f"{self.name} with {key} = {config[key]!r} is not supported, only {value!r}; "
+                    "choose another model"
+                )
+
+    def _extra(self, config: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        kept = {key: config[key] for key in self.keep if key in config}
+        if kept.get("pad_token_id") is None:
+            # Without it transformers refuses to classify more than one text with a decoder.
+            end = config.get("eos_token_id") or 0
+            kept["pad_token_id"] = end[0] if isinstance(end, list | tuple) else end
+        return tuple(sorted(_flat(kept)))
+
+    def longest_text(self, profile: Profile) -> int:
+        """Tokens that a text may have at most."""
+        extra = dict(profile.extra)
+        rows = profile.positions or int(extra[self.sizes.positions])
+        # RoBERTa counts positions from the padding's number onwards.
+        return rows - (int(extra["pad_token_id"]) + 1 if self.positions_after_padding else 0)
+
+    def weights(self, profile: Profile) -> tuple[Weight, ...]:
+        """Every parameter tensor of the model that `build` makes of a profile, tied ones once.
+
+        Raises:
+            ModelError: the family cannot hold this structure.
+        """
+        self._check(profile)
+        own = [*self._embedding_weights(profile)]
+        for index, layer in enumerate(profile.layers):
+            own.extend(self._layer_weights(profile, index, layer))
+        if self.final_norm is not None:
+            own.extend(self._norm(self.final_norm, profile.width, None))
+        own.extend(self._head_weights(profile))
+        for adapter in profile.adapters:
+            wraps = frozenset(adapter.wraps)
+            own = [_wrapped(weight, wraps) for weight in own]
+        return (*own, *(w for adapter in profile.adapters for w in adapter.weights))
+
+    def _check(self, profile: Profile) -> None:
+        parts = [layer.attention for layer in profile.layers if layer.attention is not None]
+        widths = {attention.head_width for attention in parts}
+        if self.rope and len(widths) > 1:
+            raise ModelError(
+                f"{self.name} rotates every head alike, so heads of {sorted(widths)} cannot be "
+                "mixed; choose one width"
+            )
+        head = profile.head
+        if head.kind == "language-modelling" and head.outputs != profile.vocabulary:
+            raise ModelError(
+                f"a language-modelling head answers with the vocabulary: {head.outputs} outputs "
+                f"must be {profile.vocabulary}"
+            )
+
+    def _embedding_weights(self, profile: Profile) -> Iterator[Weight]:
+        for rows, path in self.tables.items():
+            shape = (getattr(profile, rows), profile.width)
+            yield Weight(f"{path}.weight", shape, "embeddings", "table")
+        if self.embedding_norm is not None:
+            yield from self._norm(self.embedding_norm, profile.width, None)
+
+    def _layer_weights(self, profile: Profile, index: int, layer: Layer) -> Iterator[Weight]:
+        width = profile.width
+        if layer.attention is not None:
+            yield from self._attention_weights(profile, index, layer.attention)
+            yield from self._norm(self.path("attention.norm", index), width, index)
+        if layer.feed_forward is not None:
+            hidden = layer.feed_forward.width
+            bias = _flag(profile, self.ffn_bias)
+            rising: tuple[Role, ...] = ("ffn.gate", "ffn.up") if self.gated else ("ffn.up",)
+            for role in rising:
+                yield from self._matrix(self.path(role, index), width, hidden, bias, "ffn", index)
+            down = self.path("ffn.down", index)
+            yield from self._matrix(down, hidden, width, bias, "ffn", index)
+            yield from self._norm(self.path("ffn.norm", index), width, index)
+
+    def _attention_weights(
+        self, profile: Profile, index: int, attention: Attention
+    ) -> Iterator[Weight]:
+        self._check_heads(attention, index)
+        width = profile.width
+        inner = attention.heads * attention.head_width
+        inner_kv = attention.kv_heads * attention.head_width
+        bias = _flag(profile, self.qkv_bias)
+        outs: dict[Role, int] = {
+            "attention.query": inner,
+            "attention.key": inner_kv,
+            "attention.value": inner_kv,
+        }
+        merged: dict[str, int] = {}
+        for role, out in outs.items():
+            path = self.path(role, index)
+            merged[path] = merged.get(path, 0) + out
+        for path, out in merged.items():
+            yield from self._matrix(path, width, out, bias, "attention", index)
+        path, bias = self.path("attention.output", index), _flag(profile, self.output_bias)
+        yield from self._matrix(path, inner, width, bias, "attention", index)
+        for name in self.head_norms:
+            path = f"{self.layer}.{index}.{name}"
+            yield from self._norm(path, attention.head_width, index)
+
+    def _check_heads(self, attention: Attention, index: int) -> None:
+        heads, groups = attention.heads, attention.kv_heads
+        if heads < 1 or groups < 1 or heads % groups:
+            raise ModelError(
+                f"layer {index}: {heads} heads cannot share {groups} key-value heads; "
+                "keep a whole number of heads for each key-value head"
+            )
+        if self.sizes.kv_heads is None and heads != groups:
+            raise ModelError(
+                f"layer {index}: {self.name} has no grouped-query attention, so {groups} "
+                f"key-value heads must be {heads}"
+            )
+
+    def _head_weights(self, profile: Profile) -> Iterator[Weight]:
+        width, head = profile.width, profile.head
+        if head.kind == "language-modelling":
+            if not head.tied:
+                yield from self._matrix(self.language_head, width, head.outputs, False, "head")
+            return
+        if self.pooler is not None:
+            yield from self._matrix(self.pooler, width, width, True, "head")
+        bias = self.kind == "encoder"
+        yield from self._matrix(self.classifier, width, head.outputs, bias, "head")
+
+    def _matrix(
+        self,
+        path: str,
+        inputs: int,
+        outputs: int,
+        bias: bool,
+        group: Group,
+        layer: int | None = None,
+    ) -> Iterator[Weight]:
+        name = f"{path}.weight"
+        # Only the layers use Conv1D: heads are Linear in every family.
+        if self.transposed and layer is not None:
+            yield Weight(name, (inputs, outputs), group, "matrix", layer, input_axis=0)
+        else:
+            yield Weight(name, (outputs, inputs), group, "matrix", layer)
+        if bias:
+            yield Weight(f"{path}.bias", (outputs,), group, "vector", layer)
+
+    def _norm(self, path: str, width: int, layer: int | None) -> Iterator[Weight]:
+        yield Weight(f"{path}.weight", (width,), "norm", "vector", layer)
+        if self.norm_bias:
+            yield Weight(f"{path}.bias", (width,), "norm", "vector", layer)
+
+
+def _size(
+    family: Family, config: Mapping[str, Any], key: str | None, default: int | None = None
+) -> int:
+    value = default if key is None else config.get(key, default)
+    if value is None:
+        raise ModelError(f"config.json of this {family.name} model lacks {key!r}; add it")
+    least = 0 if default == 0 else 1
+    if not isinstance(value, int) or value < least:
+        raise ModelError(
+            f"config.json says {key} = {value!r}; it must be a whole number of at least {least}"
+        )
+    return value
+
+
+def _flag(profile: Profile, flag: bool | str) -> bool:
+    return flag if isinstance(flag, bool) else bool(dict(profile.extra).get(flag, False))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested keys joined by dots, lists as tuples: a form that can be hashed."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
+
+
+def _wrapped(weight: Weight, wraps: frozenset[str]) -> Weight:
+    """A weight under the name that it has once an adapter wraps these modules."""
+    path, _, leaf = weight.name.rpartition(".")
+    if path not in wraps:
+        return weight
+    return replace(weight, name=f"{path}.base_layer.{leaf}")

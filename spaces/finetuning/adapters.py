@@ -1,0 +1,148 @@
+"""Attach and Merge: the Changes of techniques that add parameters beside the model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from ..configuration import Settings
+from ..family import Role
+from ..hyperparameter import OneOf
+from ..paper import Paper
+from ..profile import Adapter, Profile, Weight
+from ..steps import Bench, Phase, Reads
+from ..training import derived_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..candidate import Candidate
+
+MERGE = OneOf("merge", ("merge", "keep"), "merge")
+"""Whether the adapter is folded into the weights after training, or stays beside them."""
+
+
+class Adapts(Protocol):
+    """What Attach asks of a technique."""
+
+    @property
+    def name(self) -> str:
+        """The kind of its adapters."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when they change."""
+        ...
+
+    def adapter(self, profile: Profile, settings: Settings) -> Adapter:
+        """The adapter on paper."""
+        ...
+
+    def attach(self, module: nn.Module, adapter: Adapter) -> nn.Module:
+        """The module with the adapter in it, in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class Attach:
+    """Puts a technique's adapter into the model; at first it changes no output.
+
+    Args:
+        technique: whose.
+        told: the settings that shape the adapter, sorted.
+    """
+
+    technique: Adapts
+    told: tuple[tuple[str, str | int | float | bool], ...]
+    name: ClassVar[str] = "adapter.attach"
+    version: ClassVar[int] = 1
+    phase: ClassVar[Phase] = Phase.ATTACH
+    draws: ClassVar[bool] = True
+    reads: ClassVar[frozenset[Reads]] = frozenset()
+
+    @property
+    def settings(self) -> Settings:
+        """The technique, its version, and what it was told."""
+        name, version = self.technique.name, self.technique.version
+        return {"method": name, "method_version": version, **dict(self.told)}
+
+    def on_paper(self, paper: Paper) -> Paper:
+        """The profile with the adapter."""
+        profile = paper.profile
+        adapter = self.technique.adapter(profile, dict(self.told))
+        return replace(paper, profile=replace(profile, adapters=(*profile.adapters, adapter)))
+
+    def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
+        """The candidate with the adapter in it; the seed draws its first values."""
+        import torch
+
+        assert candidate is not None  # only the step that loads starts from nothing
+        paper = self.on_paper(candidate.paper)
+        module = copy.deepcopy(candidate.module)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed("attach", seed))
+            module = self.technique.attach(module, paper.profile.adapters[-1])
+        return replace(candidate, module=module.eval(), paper=paper, train_state=None)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Folds the adapters of one kind into the weights: a plain model again.
+
+    Args:
+        kind: the technique's name.
+    """
+
+    kind: str
+    name: ClassVar[str] = "adapter.merge"
+    version: ClassVar[int] = 1
+    phase: ClassVar[Phase] = Phase.MERGE
+    draws: ClassVar[bool] = False
+    reads: ClassVar[frozenset[Reads]] = frozenset()
+
+    @property
+    def settings(self) -> Settings:
+        """The kind."""
+        return {"kind": self.kind}
+
+    def on_paper(self, paper: Paper) -> Paper:
+        """The profile without these adapters."""
+        kept = tuple(a for a in paper.profile.adapters if a.kind != self.kind)
+        return replace(paper, profile=replace(paper.profile, adapters=kept))
+
+    def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
+        """The merged candidate."""
+        from .peft_layers import merged
+
+        assert candidate is not None  # only the step that loads starts from nothing
+        adapters = [a for a in candidate.paper.profile.adapters if a.kind == self.kind]
+        module = copy.deepcopy(candidate.module)
+        for adapter in adapters:
+            module = merged(module, adapter.wraps)
+        paper = self.on_paper(candidate.paper)
+        return replace(candidate, module=module.eval(), paper=paper, train_state=None)
+
+
+def wrapped(profile: Profile, roles: Sequence[Role]) -> dict[str, Weight]:
+    """The matrices that play these roles, by the path of their module, layer by layer.
+
+    Roles that a layer lacks are passed over; a fused matrix is named once.
+    """
+    from ..families import family_of
+
+    family = family_of(profile.family)
+    held = [role for role in roles if role in family.modules]
+    weights = {weight.name: weight for weight in profile.weights()}
+    paths = dict.fromkeys(
+        family.path(role, layer) for layer in range(len(profile.layers)) for role in held
+    )
+    return {p: weights[f"{p}.weight"] for p in paths if f"{p}.weight" in weights}
+
+
+def sides(matrix: Weight) -> tuple[int, int]:
+    """Inputs and outputs of a matrix, however it is stored."""
+    axis = matrix.input_axis
+    return matrix.shape[axis], matrix.shape[1 - axis]

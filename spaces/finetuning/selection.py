@@ -1,0 +1,68 @@
+"""Select: the Amend that says which parameters train, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from ..configuration import Settings
+from ..hyperparameter import Real
+from ..paper import Paper
+from ..profile import Profile, Weight
+from ..steps import Phase, Reads
+
+Chooser = Callable[[Profile], tuple[str, ...]]
+"""The trainable parameters of a model, as fnmatch patterns over their names."""
+
+
+@dataclass(frozen=True)
+class Select:
+    """Sets what trains and the peak learning rate of the recipe.
+
+    Args:
+        method: the technique's name.
+        learning_rate: peak.
+        choose: the patterns for the model as it then is.
+    """
+
+    method: str
+    learning_rate: float
+    choose: Chooser
+    name: ClassVar[str] = "finetuning.select"
+    version: ClassVar[int] = 1
+    phase: ClassVar[Phase] = Phase.AMEND
+    draws: ClassVar[bool] = False
+    reads: ClassVar[frozenset[Reads]] = frozenset()
+    amends: ClassVar[Literal[True]] = True
+
+    @property
+    def settings(self) -> Settings:
+        """The method and its learning rate."""
+        return {"method": self.method, "learning_rate": self.learning_rate}
+
+    def on_paper(self, paper: Paper) -> Paper:
+        """The recipe with what trains."""
+        trainable = self.choose(paper.profile)
+        recipe = replace(paper.recipe, trainable=trainable, learning_rate=self.learning_rate)
+        return replace(paper, recipe=recipe)
+
+
+def learning_rate(default: float) -> Real:
+    """The knob: a factor of ten to either side of a method's usual peak."""
+    return Real("learning_rate", default / 10, default * 10, default, log=True)
+
+
+def new_answers(profile: Profile) -> tuple[str, ...]:
+    """Names of a classifier's own parameters: new for every task, so every method trains them.
+
+    A language model's head was trained with the rest: none.
+    """
+    if profile.head.kind != "classification":
+        return ()
+    return names(profile, lambda weight: weight.group == "head")
+
+
+def names(profile: Profile, wanted: Callable[[Weight], bool]) -> tuple[str, ...]:
+    """Names of the weights that are wanted, in the order of the model."""
+    return tuple(weight.name for weight in profile.weights() if wanted(weight))

@@ -1,0 +1,301 @@
+"""From a configuration to a graph of steps: the only interpreter of slots.
+
+Each slot's technique contributes steps; they are sorted by phase, folded over the subject's paper,
+and named by keys. The graph feeds legality, quotes, features, cost and execution alike.
+
+    key = H(step, version, settings, input keys, what it reads, seed if it draws, environment)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..errors import StepFailed
+from .configuration import SLOTS, Choice, Configuration, Settings, digest
+from .paper import Paper
+from .profile import Profile
+from .recipe import Recipe
+from .slots import Slot, slots
+from .steps import Change, Deploy, Key, Phase, Step, Train
+from .technique import Targets, Technique
+
+BASELINE_TEACHER = "baseline"
+"""The teacher that techniques name; `lower` puts the key of the baseline's last training there."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a study is about: everything that a configuration is lowered against.
+
+    Args:
+        load: the step that loads the given model.
+        profile: the given model on paper, head included.
+        recipe: the study's default recipe, `train_items` filled in.
+        digests: what steps may read from outside, by name: `model`, `train`, `calibration`.
+        targets: what the result must fit.
+        baseline: the configuration that `distil` learns from.
+        rungs: shares of the recipe's steps, ascending, the last 1.
+        environment: library versions, threads and device class, as sorted pairs.
+        seed: enters every step that draws.
+    """
+
+    load: Change
+    profile: Profile
+    recipe: Recipe
+    digests: Mapping[str, str]
+    targets: Targets = field(default_factory=Targets)
+    baseline: Configuration = field(default_factory=Configuration)
+    rungs: tuple[float, ...] = (1.0,)
+    environment: tuple[tuple[str, str], ...] = ()
+    seed: int = 0
+
+    @property
+    def paper(self) -> Paper:
+        """The given model, untouched."""
+        return Paper(profile=self.profile, recipe=self.recipe)
+
+
+@dataclass(frozen=True)
+class Move:
+    """One step in its place on a walk: the paper before and after it, and whose it is."""
+
+    slot: str
+    step: Step
+    before: Paper
+    after: Paper
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A configuration folded over a subject's paper.
+
+    Args:
+        moves: every step in order; ends early where something is illegal.
+        objections: why the configuration is illegal; empty: legal.
+    """
+
+    moves: tuple[Move, ...]
+    objections: tuple[str, ...]
+
+    @property
+    def paper(self) -> Paper:
+        """The candidate on paper, at the end."""
+        return self.moves[-1].after
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step with a name for its result.
+
+    Args:
+        key: the name.
+        step: what makes it. slot: whose it is.
+        inputs: the candidate it starts from, if any, then a teacher, if any.
+        before, after: the paper around it.
+        until_step: for a Train, where to stop.
+        training: for a long training, a name that all its rungs share.
+    """
+
+    key: Key
+    step: Step
+    slot: str
+    inputs: tuple[Key, ...]
+    before: Paper
+    after: Paper
+    until_step: int | None = None
+    training: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in an order in which they can be made; the last one is the deployed artifact."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def last(self) -> Node:
+        """The artifact."""
+        return self.nodes[-1]
+
+    @property
+    def paper(self) -> Paper:
+        """The candidate on paper."""
+        return self.last.after
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        """Names of the long trainings that this graph needs."""
+        return tuple(dict.fromkeys(n.training for n in self.nodes if n.training))
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes)
+
+    def node(self, key: Key) -> Node:
+        """The node of that key."""
+        return next(node for node in self.nodes if node.key == key)
+
+
+def walk(configuration: Configuration, subject: Subject) -> Walk:
+    """Folds a configuration over the subject's paper, on paper only.
+
+    Each technique is asked for objections with the paper as it stands just before its first step.
+    """
+    plan: list[tuple[str, Technique, Settings, Step]] = []
+    objections: list[str] = []
+    for slot, technique, settings in _techniques(configuration, subject.paper):
+        steps = technique.steps(subject.paper, settings)
+        plan += [(slot, technique, settings, step) for step in steps]
+        if not steps:
+            objections += _object(slot, technique, settings, subject.paper, subject.targets)
+    plan.sort(key=lambda row: (row[3].phase, SLOTS.index(row[0])))
+    paper, asked = subject.paper, set[str]()
+    moves = [Move("model", subject.load, paper, subject.load.on_paper(paper))]
+    for slot, technique, settings, step in plan:
+        if slot not in asked:
+            asked.add(slot)
+            objections += _object(slot, technique, settings, paper, subject.targets)
+        if objections:
+            break
+        after = step.on_paper(paper)
+        moves.append(Move(slot, step, paper, after))
+        paper = after
+    return Walk(tuple(moves), tuple(objections))
+
+
+def lower(configuration: Configuration, subject: Subject, rung: int | None = None) -> Graph:
+    """The graph of a configuration at a rung.
+
+    The first Train of a graph is a chain over the rungs, each going on where the one below it
+    stopped; a later Train starts from what that rung made, so it is one node. A teacher is always
+    at full fidelity.
+
+    Args:
+        configuration: what to make.
+        subject: what it is made from.
+        rung: index into `subject.rungs`; None: the last.
+
+    Raises:
+        StepFailed: kind `illegal`, with every objection.
+    """
+    path = walk(configuration, subject)
+    if path.objections:
+        raise StepFailed("illegal", "; ".join(path.objections))
+    return Graph(tuple(_nodes(path, subject, len(subject.rungs) - 1 if rung is None else rung)))
+
+
+def teacher_nodes(subject: Subject) -> tuple[Node, ...]:
+    """The nodes that make the baseline's last training (or the given model, if it has none)."""
+    nodes = lower(subject.baseline, subject).nodes
+    trains = [i for i, node in enumerate(nodes) if isinstance(node.step, Train)]
+    return nodes[: trains[-1] + 1] if trains else nodes[:1]
+
+
+def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
+    nodes: list[Node] = []
+    inputs: tuple[Key, ...] = ()
+    trained = False
+    for move in path.moves:
+        teacher = move.before.recipe.teacher
+        if isinstance(move.step, Train):
+            extra: tuple[Key, ...] = ()
+            if teacher == BASELINE_TEACHER:
+                made = teacher_nodes(subject)
+                known = {node.key for node in nodes}
+                nodes[:0] = [node for node in made if node.key not in known]
+                extra = (made[-1].key,)
+                move = _with_teacher(move, made[-1].key)
+            name = _training_name(move, (*inputs, *extra), subject)
+            for index in [rung] if trained else range(rung + 1):
+                until = math.ceil(subject.rungs[index] * move.before.recipe.total_steps)
+                node = _node(move, (*inputs, *extra), subject, until)
+                nodes.append(replace(node, training=name))
+                inputs = (node.key,)
+            trained = True
+        elif isinstance(move.step, Change | Deploy):
+            node = _node(move, inputs, subject)
+            nodes.append(node)
+            inputs = (node.key,)
+    return nodes
+
+
+def _training_name(move: Move, origin: tuple[Key, ...], subject: Subject) -> str | None:
+    # Short recoveries are not counted as trainings: the budget bounds what costs minutes.
+    return _key(move, origin, subject) if move.step.phase < Phase.RECOVERY_TRAIN else None
+
+
+def _with_teacher(move: Move, key: Key) -> Move:
+    def filled(paper: Paper) -> Paper:
+        return replace(paper, recipe=replace(paper.recipe, teacher=key))
+
+    return replace(move, before=filled(move.before), after=filled(move.after))
+
+
+def _node(
+    move: Move, inputs: tuple[Key, ...], subject: Subject, until_step: int | None = None
+) -> Node:
+    key = _key(move, inputs, subject, until_step)
+    return Node(key, move.step, move.slot, inputs, move.before, move.after, until_step)
+
+
+def _key(
+    move: Move, inputs: tuple[Key, ...], subject: Subject, until_step: int | None = None
+) -> Key:
+    step = move.step
+    return digest(
+        {
+            "step": step.name,
+            "version": step.version,
+            "settings": dict(step.settings),
+            "inputs": inputs,
+            "reads": {name: _read(name, move.before, subject) for name in sorted(step.reads)},
+            "seed": subject.seed if step.draws else None,
+            "until": until_step,
+            "environment": subject.environment,
+        }
+    )
+
+
+def _read(name: str, paper: Paper, subject: Subject) -> Any:
+    if name == "recipe":
+        return paper.recipe.to_json()
+    if name == "formats":
+        return [[group, vars(fmt)] for group, fmt in paper.profile.formats]
+    return subject.digests[name]
+
+
+def _techniques(
+    configuration: Configuration, paper: Paper
+) -> Iterator[tuple[str, Technique, Settings]]:
+    table = slots()
+    for name in SLOTS:
+        slot, choice = table[name], configuration.get(name)
+        if choice is not None:
+            yield name, slot.technique(choice.method), dict(choice.settings)
+        elif slot.off in slot.techniques:
+            # "As it is" that still does something: every candidate is deployed to some runtime.
+            yield name, slot.techniques[slot.off], _defaults(slot, paper)
+
+
+def _defaults(slot: Slot, paper: Paper) -> Settings:
+    return {h.name: h.default for h in slot.techniques[slot.off].hyperparameters(paper)}
+
+
+def _object(
+    slot: str, technique: Technique, settings: Settings, paper: Paper, targets: Targets
+) -> Sequence[str]:
+    reasons = technique.objections(paper, settings, targets)
+    return [f"{slot}.{technique.name}: {reason}" for reason in reasons]
+
+
+def plain(configuration: Configuration) -> Configuration:
+    """The canonical form: choices that mean "as it is" are left out.
+
+    >>> plain(Configuration.of(structure=Choice.of("none"))).choices
+    ()
+    """
+    table = slots()
+    kept = {s: c for s, c in configuration if not (c.method == table[s].off and not c.settings)}
+    return Configuration.of(**kept)

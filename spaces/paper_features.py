@@ -1,0 +1,172 @@
+"""Surrogate features: what a candidate is on paper, as a fixed list of numbers.
+
+A surrogate that sees totals learns in a few trials what raw choices teach it in many. The counts
+leave out biases and norms: they are features, not figures; those come from `profile.parameters`.
+Raise `FEATURES_VERSION` when the list or a meaning changes.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .configuration import SLOTS, Configuration
+from .paper import Paper
+from .profile import Adapter, FormatName, Group, Layer, Profile
+from .recipe import LossKind, Recipe
+
+FEATURES_VERSION: Final = 1
+
+TOKENS: Final = 128
+"""Tokens of the text for which the attention products are counted: enough to weigh them."""
+
+_THIRDS: Final = ("first", "middle", "last")
+_LOSSES: Final = get_args(LossKind)
+_STORED: Final[tuple[Group, ...]] = ("embeddings", "attention", "ffn", "head")
+_BITS: Final[dict[FormatName, int]] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}
+
+FEATURES: Final = (
+    "log_parameters",
+    "log_flops",
+    "log_bytes",
+    "log_width",
+    "depth",
+    "log_attention",
+    "log_ffn",
+    "attention_missing",
+    "ffn_missing",
+    *(f"attention_{third}" for third in _THIRDS),
+    *(f"ffn_{third}" for third in _THIRDS),
+    "kv_share",
+    "gated_share",
+    *(f"bits_{group}" for group in _STORED),
+    *(f"sparsity_{group}" for group in _STORED),
+    "log_adapter",
+    "adapted_modules",
+    "log_rank",
+    "log_steps",
+    "log_learning_rate",
+    "log_batch",
+    "epochs",
+    "trains",
+    *(f"loss_{kind}" for kind in _LOSSES),
+    "log_temperature",
+    "taught",
+    "trains_in_bf16",
+    "log_devices",
+    *(f"changes_{slot}" for slot in SLOTS),
+)
+"""Names, in the order of the numbers. Sizes are logarithms; 0 stands for what is not there."""
+
+
+def paper_features(configuration: Configuration, paper: Paper) -> NDArray[np.float64]:
+    """The features of a candidate: `(len(FEATURES),)`, finite, by the names in `FEATURES`.
+
+    Args:
+        configuration: which slots are left as they are.
+        paper: the candidate on paper, all its steps folded in.
+    """
+    profile, recipe = paper.profile, paper.recipe
+    structure = _structure(profile)
+    changed = dict(configuration.choices)
+    devices = math.log(paper.plan.devices) if paper.plan else 0.0
+    slots = [float(slot in changed) for slot in SLOTS]
+    return np.array([*structure, *_training(recipe), devices, *slots])
+
+
+def _structure(profile: Profile) -> tuple[float, ...]:
+    # `extra` may be long and never enters: without it the memory is keyed by what is used.
+    return _sizes(
+        profile.width,
+        profile.vocabulary + profile.positions + profile.token_types,
+        profile.layers,
+        0 if profile.head.tied else profile.head.outputs,
+        profile.head.outputs if profile.head.kind == "language-modelling" else 0,
+        tuple((group, _BITS[fmt.name]) for group, fmt in profile.formats),
+        profile.sparsity,
+        profile.adapters,
+    )
+
+
+@lru_cache(maxsize=65_536)
+def _sizes(
+    width: int,
+    rows: int,
+    layers: tuple[Layer, ...],
+    stored_outputs: int,
+    outputs: int,
+    formats: tuple[tuple[Group, int], ...],
+    sparsity: tuple[tuple[Group, float], ...],
+    adapters: tuple[Adapter, ...],
+) -> tuple[float, ...]:
+    attention, kv, ffn, gated = _per_layer(layers)
+    counts = {
+        "embeddings": rows * width,
+        "attention": 2 * width * (sum(attention) + sum(kv)),
+        "ffn": width * (2 * sum(ffn) + sum(n for n, g in zip(ffn, gated, strict=True) if g)),
+        "head": stored_outputs * width,
+    }
+    added = sum(weight.count for adapter in adapters for weight in adapter.weights)
+    products = counts["attention"] + counts["ffn"] + outputs * width + added
+    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention))
+    bits, zeros = dict(formats), dict(sparsity)
+    stored = [counts[group] * bits.get(group, 32) / 8 for group in _STORED]
+    ranks = [dict(adapter.settings).get("rank", 0) for adapter in adapters]
+    return (
+        math.log(sum(counts.values()) + added + 1),
+        math.log(flops + 1),
+        math.log(sum(stored) + added * bits.get("adapter", 32) / 8 + 1),
+        math.log(width),
+        float(sum(1 for a, f in zip(attention, ffn, strict=True) if a or f)),
+        math.log1p(sum(attention)),
+        math.log1p(sum(ffn)),
+        float(attention.count(0)),
+        float(ffn.count(0)),
+        *_thirds(attention, width),
+        *_thirds(ffn, width),
+        sum(kv) / max(1, sum(attention)),
+        sum(gated) / max(1, len(gated)),
+        *(math.log2(bits.get(group, 32)) for group in _STORED),
+        *(zeros.get(group, 0.0) for group in _STORED),
+        math.log1p(added),
+        float(sum(len(adapter.wraps) for adapter in adapters)),
+        math.log1p(max((float(rank) for rank in ranks), default=0.0)),
+    )
+
+
+def _per_layer(layers: tuple[Layer, ...]) -> tuple[list[int], list[int], list[int], list[bool]]:
+    parts = [(layer.attention, layer.feed_forward) for layer in layers]
+    attention = [a.heads * a.head_width if a else 0 for a, _ in parts]
+    kv = [a.kv_heads * a.head_width if a else 0 for a, _ in parts]
+    ffn = [f.width if f else 0 for _, f in parts]
+    return attention, kv, ffn, [f is not None and f.gated for _, f in parts]
+
+
+def _thirds(sizes: list[int], width: int) -> list[float]:
+    """Mean size in each third of the depth, as a multiple of the width."""
+    cuts = [round(i * len(sizes) / 3) for i in range(4)]
+    parts = [sizes[low:high] for low, high in pairwise(cuts)]
+    return [sum(part) / (width * len(part)) if part else 0.0 for part in parts]
+
+
+def _training(recipe: Recipe) -> tuple[float, ...]:
+    steps = recipe.total_steps if recipe.trainable else 0
+    if steps == 0:
+        return (0.0,) * (5 + len(_LOSSES) + 3)
+    weights = {loss.kind: loss.weight for loss in recipe.losses}
+    return (
+        math.log1p(steps),
+        math.log(recipe.learning_rate),
+        math.log(recipe.batch),
+        float(recipe.epochs),
+        1.0 if "*" in recipe.trainable else 0.5,
+        *(float(weights.get(kind, 0.0)) for kind in _LOSSES),
+        math.log(max(loss.temperature for loss in recipe.losses)),
+        float(recipe.teacher is not None),
+        float(recipe.compute == "bf16"),
+    )

@@ -1,0 +1,115 @@
+"""Eager: PyTorch as it is, from one safetensors file of packed tensors.
+
+The plainest runtime, and the off row of its slot: it holds every format in every group, keeps
+adapters unmerged, and in fp32 answers what the candidate's own module answers, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from ..configuration import Settings
+from ..hyperparameter import Hyperparameter
+from ..paper import Paper
+from ..profile import Group, Profile
+from ..steps import Bench, Phase, Reads, Runner, Step
+from ..technique import Targets
+from .payload import payload_bytes, unheld
+
+if TYPE_CHECKING:
+    from ..candidate import Candidate
+
+_ALL: Final = frozenset({"fp32", "bf16", "int8", "int4"})
+_FLOATS: Final = frozenset({"fp32", "bf16"})
+
+
+@dataclass(frozen=True)
+class EagerDeploy:
+    """Writes `model.safetensors`, `paper.json` and `artifact.json`."""
+
+    name: ClassVar[str] = "eager.deploy"
+    version: ClassVar[int] = 1
+    phase: ClassVar[Phase] = Phase.DEPLOY
+    draws: ClassVar[bool] = False
+    reads: ClassVar[frozenset[Reads]] = frozenset({"formats"})
+
+    @property
+    def settings(self) -> Settings:
+        """None."""
+        return {}
+
+    def on_paper(self, paper: Paper) -> Paper:
+        """The paper with its runtime."""
+        return replace(paper, runtime=Eager.name)
+
+    def deploy(self, candidate: Candidate, folder: Path, bench: Bench) -> None:
+        """Packs every weight as its group's format says, and writes the artifact.
+
+        Raises:
+            StepFailed: kind `diverged`, a weight is not finite.
+        """
+        from .artifact import describe
+        from .eager_runner import write
+
+        paper = self.on_paper(candidate.paper)
+        write(candidate.module, paper, folder)
+        describe(folder, Eager.name, Eager.version, paper.profile.head.kind)
+
+
+class Eager:
+    """PyTorch on CPU, from packed tensors."""
+
+    name: ClassVar[str] = "eager"
+    version: ClassVar[int] = 1
+    moves: ClassVar[frozenset[str]] = frozenset()
+    source: ClassVar[str] = "arXiv 1912.01703 (PyTorch)"
+    holds: ClassVar[Mapping[Group, frozenset[str]]] = {
+        "embeddings": _ALL,
+        "attention": _ALL,
+        "ffn": _ALL,
+        "head": _ALL,
+        "norm": _FLOATS,
+        "adapter": _FLOATS,
+    }
+    export_formats: ClassVar[frozenset[str]] = frozenset({"hf", "pytorch"})
+
+    def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
+        """None."""
+        return ()
+
+    def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
+        """Formats that it cannot hold; adapters of another type than the hidden states."""
+        profile = paper.profile
+        found = list(unheld(profile, self.holds, self.name))
+        adapter, hidden = profile.format_of("adapter").name, profile.format_of("norm").name
+        if profile.adapters and adapter != hidden:
+            found.append(
+                f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
+                "merge the adapters"
+            )
+        return found
+
+    def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
+        """Deploy."""
+        return (EagerDeploy(),)
+
+    def payload_bytes(self, profile: Profile) -> int:
+        """Bytes of all packed tensors; the file has a header of names and shapes on top."""
+        return payload_bytes(profile)
+
+    def open(self, folder: Path, *, threads: int = 1) -> Runner:
+        """A runner over an artifact's files.
+
+        Args:
+            folder: what EagerDeploy wrote.
+            threads: of torch, for the whole process: torch has no others.
+
+        Raises:
+            VerificationFailed: the files are not an artifact's.
+        """
+        from .eager_runner import EagerRunner
+
+        return EagerRunner(folder, threads)

@@ -1,0 +1,138 @@
+"""Small modules that hold packed weights and compute from them, in the places of plain ones.
+
+Int8 products are exact integer products (torch._int_mm): each token's activations are rounded to
+int8 with a scale of their own when they come in (arXiv 2206.01861, sect. 3.2), so nothing is
+calibrated. Int4 matrices stand in memory as int8 rows, for the same product: the second rounding
+adds under 1 % to the error of the first. Tables stay as packed as they are stored; only the words
+that are looked up are unpacked. Nothing here is resident in fp32.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from .packing import pack_int8, unpack_int4
+
+_TOKENS = 128
+"""Tokens multiplied at a time: more leave the cache between one pass and the next (2 x slower)."""
+
+
+class Int8Linear(nn.Module):
+    """A linear map from int8 rows.
+
+    Args:
+        values: `(outputs, inputs)` int8.
+        scale: `(outputs,)` fp32.
+        bias: `(outputs,)` fp32, None: there is none.
+    """
+
+    def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.values = nn.Buffer(values)
+        self.scale = nn.Buffer(scale)
+        self.bias = nn.Buffer(torch.zeros_like(scale) if bias is None else bias.detach())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """`(..., inputs)` to `(..., outputs)`, in the type that comes in."""
+        inputs = hidden.reshape(-1, hidden.shape[-1]).float()
+        outputs = inputs.new_empty(inputs.shape[0], self.scale.shape[0])
+        columns = self.values.t()
+        multiply = torch._int_mm if int8_product_is_exact() else _wide_product
+        for start in range(0, inputs.shape[0], _TOKENS):
+            tokens, out = inputs[start : start + _TOKENS], outputs[start : start + _TOKENS]
+            step = tokens.abs().amax(dim=1, keepdim=True).clamp_(min=1e-30).div_(127)
+            rounded = (tokens / step).round_().to(torch.int8)
+            torch.mul(multiply(rounded, columns), step, out=out)
+            torch.addcmul(self.bias, out, self.scale, out=out)
+        return outputs.reshape(*hidden.shape[:-1], -1).to(hidden.dtype)
+
+
+def int8_from_int4(
+    pairs: Tensor, scale: Tensor, zero: Tensor, columns: int
+) -> tuple[Tensor, Tensor]:
+    """Int8 rows and their scales from packed int4 rows of `columns` weights."""
+    parts = pack_int8(unpack_int4(pairs, scale, zero)[:, :columns])
+    return parts["int8"], parts["scale"]
+
+
+class Int8Table(nn.Module):
+    """An embedding table of int8 rows.
+
+    Args:
+        values: `(words, width)` int8. scale: `(words,)` fp32.
+        dtype: what it answers in.
+    """
+
+    def __init__(self, values: Tensor, scale: Tensor, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.values = nn.Buffer(values)
+        self.scale = nn.Buffer(scale)
+        self.dtype = dtype
+
+    def forward(self, words: Tensor) -> Tensor:
+        """`(...)` numbers to `(..., width)`."""
+        return (self.values[words].float() * self.scale[words].unsqueeze(-1)).to(self.dtype)
+
+
+class Int4Table(nn.Module):
+    """An embedding table of packed int4 rows.
+
+    Args:
+        pairs, scale, zero: as `pack_int4` returns them.
+        width: weights of a row.
+        dtype: what it answers in.
+    """
+
+    def __init__(
+        self, pairs: Tensor, scale: Tensor, zero: Tensor, width: int, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.pairs = nn.Buffer(pairs)
+        self.scale = nn.Buffer(scale)
+        self.zero = nn.Buffer(zero)
+        self.width = width
+        self.dtype = dtype
+
+    def forward(self, words: Tensor) -> Tensor:
+        """`(...)` numbers to `(..., width)`."""
+        rows = unpack_int4(self.pairs[words], self.scale[words], self.zero[words])
+        return rows[..., : self.width].to(self.dtype)
+
+
+class Cast(nn.Module):
+    """A plain module of another type than the hidden states around it.
+
+    Args:
+        inner: the module. compute: its type.
+        answer: what it answers in.
+    """
+
+    def __init__(self, inner: nn.Module, compute: torch.dtype, answer: torch.dtype) -> None:
+        super().__init__()
+        self.inner = inner
+        self.compute = compute
+        self.answer = answer
+
+    def forward(self, given: Tensor) -> Tensor:
+        """What the inner module answers; word numbers are passed on as they are."""
+        fitting = given.to(self.compute) if given.is_floating_point() else given
+        answer: Tensor = self.inner(fitting)
+        return answer.to(self.answer)
+
+
+@cache
+def int8_product_is_exact() -> bool:
+    """Whether this processor's int8 product keeps every bit.
+
+    Without VNNI instructions pairs of products are added in 16 bits, which the largest overflow.
+    """
+    largest = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((torch._int_mm(largest, largest.t()) == 127 * 127 * 64).all())
+
+
+def _wide_product(left: Tensor, right: Tensor) -> Tensor:
+    # fp32 holds sums of int8 products exactly up to 2^24, about a thousand of the largest.
+    return left.float() @ right.float()

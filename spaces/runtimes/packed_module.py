@@ -1,0 +1,140 @@
+"""packed_module: a model of a profile's structure that computes from packed tensors.
+
+Hidden states have the type of the norms: bf16 from end to end where everything is declared bf16,
+fp32 otherwise. A matrix or table of another type answers in the type of the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..build import build
+from ..families import family_of
+from ..profile import Profile, Weight
+from .packed_layers import Cast, Int4Table, Int8Linear, Int8Table, int8_from_int4
+from .payload import PartName, parts, sides
+
+Stored = Mapping[PartName, Tensor]
+
+_TYPES: Final = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+    "uint8": torch.uint8,
+}
+
+
+def packed_module(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A transformers model, in eval mode, that holds packed tensors and nothing beside them.
+
+    Args:
+        profile: structure and formats.
+        tensors: every part of every weight, by `part_name`; used in place.
+
+    Raises:
+        ValueError: a tensor is missing, or of another shape or type.
+    """
+    with _WithoutStorage():
+        module = build(profile)
+    stored = {weight.name: _stored(profile, weight, tensors) for weight in profile.weights()}
+    for name, found in stored.items():
+        if "plain" in found:
+            _set(module, name, found["plain"])
+    hidden = _TYPES[profile.format_of("norm").name]
+    for weight in profile.weights():
+        if weight.role != "vector":
+            _place(module, _path(weight), weight, stored[weight.name], hidden)
+    if profile.head.kind == "language-modelling" and profile.head.tied:
+        table = next(weight for weight in profile.weights() if weight.role == "table")
+        _place_tied(module, profile, table, stored[table.name], hidden)
+    return module.eval()
+
+
+class _WithoutStorage(TorchFunctionMode):
+    """Keeps the plain model from standing in memory beside the packed one.
+
+    Modules make matrices with `torch.empty`, and what they look up in with anything else.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        elsewhere = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **elsewhere})
+
+
+def part_name(weight: Weight, part: PartName) -> str:
+    """The name under which a part is stored."""
+    return weight.name if part == "plain" else f"{weight.name}:{part}"
+
+
+def _stored(profile: Profile, weight: Weight, tensors: Mapping[str, Tensor]) -> Stored:
+    found: dict[PartName, Tensor] = {}
+    for part in parts(profile, weight):
+        name = part_name(weight, part.name)
+        tensor = tensors.get(name)
+        wanted = (part.shape, _TYPES[part.dtype])
+        if tensor is None or (tuple(tensor.shape), tensor.dtype) != wanted:
+            raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
+        found[part.name] = tensor
+    return found
+
+
+def _path(weight: Weight) -> str:
+    return weight.name.rpartition(".")[0]
+
+
+def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(path), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _place(
+    module: nn.Module, path: str, weight: Weight, stored: Stored, hidden: torch.dtype
+) -> None:
+    """Puts a module that computes from `stored` where the plain one was."""
+    old = module.get_submodule(path)
+    if "plain" in stored:
+        dtype = stored["plain"].dtype
+        if dtype != hidden:
+            module.set_submodule(path, Cast(old, dtype, hidden))
+    elif weight.role == "table":
+        module.set_submodule(path, _table(weight, stored, hidden))
+    else:
+        module.set_submodule(path, _linear(weight, stored, getattr(old, "bias", None)))
+
+
+def _place_tied(
+    module: nn.Module, profile: Profile, table: Weight, stored: Stored, hidden: torch.dtype
+) -> None:
+    """Lets the language-modelling head compute from the table's own tensors."""
+    path = family_of(profile.family).language_head
+    if "plain" in stored:
+        _set(module, f"{path}.weight", stored["plain"])
+    # As a matrix the table is (outputs, inputs), like any head.
+    head = Weight(table.name, table.shape, table.group, "matrix")
+    _place(module, path, head, stored, hidden)
+
+
+def _table(weight: Weight, stored: Stored, hidden: torch.dtype) -> nn.Module:
+    if "int8" in stored:
+        return Int8Table(stored["int8"], stored["scale"], hidden)
+    pairs, scale, zero = stored["int4"], stored["scale"], stored["zero"]
+    return Int4Table(pairs, scale, zero, sides(weight)[1], hidden)
+
+
+def _linear(weight: Weight, stored: Stored, bias: Tensor | None) -> nn.Module:
+    if "int8" in stored:
+        return Int8Linear(stored["int8"], stored["scale"], bias)
+    pairs, scale, zero = stored["int4"], stored["scale"], stored["zero"]
+    return Int8Linear(*int8_from_int4(pairs, scale, zero, sides(weight)[1]), bias)

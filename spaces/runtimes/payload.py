@@ -1,0 +1,88 @@
+"""What a runtime stores for each weight, on paper: parts, their types, shapes and bytes.
+
+`packing.py` makes exactly these parts. No torch here.
+
+    fp32, bf16, fp16   the tensor as it is; vectors are never below 16 bits
+    int8               (rows, columns) int8, symmetric, one fp32 scale a row
+    int4               two a byte in groups along a row, with an fp16 scale and a 4-bit zero a group
+                       (two zeros a byte); the last group of a row is filled up
+
+A row is what one output reads (or what one word looks up), however the module lays it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..profile import Format, Group, Profile, Weight
+
+PartName = Literal["plain", "int8", "int4", "scale", "zero"]
+DEFAULT_GROUP: Final = 32
+"""Weights that share an int4 scale where the format does not say."""
+
+_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "uint8": 1}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored tensor of a weight."""
+
+    name: PartName
+    dtype: Literal["fp32", "bf16", "fp16", "int8", "uint8"]
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its elements."""
+        return math.prod(self.shape) * _BYTES[self.dtype]
+
+
+def stored_format(profile: Profile, weight: Weight) -> Format:
+    """The format that a weight is stored in: its group's, but vectors stay at 16 bits or more."""
+    declared = profile.format_of(weight.group)
+    vector = weight.role == "vector"
+    return Format() if vector and declared.name in {"int8", "int4"} else declared
+
+
+def parts(profile: Profile, weight: Weight) -> tuple[Part, ...]:
+    """The tensors that are stored for a weight."""
+    form = stored_format(profile, weight)
+    if form.name == "int8":
+        rows, columns = sides(weight)
+        return (Part("int8", "int8", (rows, columns)), Part("scale", "fp32", (rows,)))
+    if form.name == "int4":
+        rows, columns = sides(weight)
+        size = form.group_size or DEFAULT_GROUP
+        groups = -(-columns // size)
+        return (
+            Part("int4", "uint8", (rows, groups, size // 2)),
+            Part("scale", "fp16", (rows, groups)),
+            Part("zero", "uint8", (rows, -(-groups // 2))),
+        )
+    return (Part("plain", form.name, weight.shape),)
+
+
+def sides(weight: Weight) -> tuple[int, int]:
+    """Rows (one for each output or word) and columns of a matrix or table."""
+    if weight.role == "table":
+        return weight.shape[0], weight.shape[1]
+    return weight.shape[1 - weight.input_axis], weight.shape[weight.input_axis]
+
+
+def payload_bytes(profile: Profile) -> int:
+    """Bytes of all parts of all weights."""
+    return sum(part.bytes for weight in profile.weights() for part in parts(profile, weight))
+
+
+def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str) -> Iterator[str]:
+    """Why a runtime cannot hold the declared formats, one line a group."""
+    for group, form in profile.formats:
+        able = holds.get(group, frozenset({"fp32"}))
+        if form.name not in able:
+            yield (
+                f"{runtime} cannot hold {group} in {form.name}; it holds "
+                f"{', '.join(sorted(able))}: choose one of these or another runtime"
+            )

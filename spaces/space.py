@@ -1,0 +1,217 @@
+"""Space: what a study searches, as knobs in slots; ConfigSpace holds the conditions.
+
+Parameter names are `slot` (which method) and `slot.method.knob`; a slot with one method and a knob
+with one value are not parameters at all. Knobs of methods that were not chosen are never suggested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import StudyError, UnknownName
+from .configuration import SLOTS, Choice, Configuration, Scalar
+from .hyperparameter import Hyperparameter, Integer, OneOf, narrow
+from .lower import plain
+from .paper import Paper
+from .slots import slots
+
+if TYPE_CHECKING:
+    from ConfigSpace import ConfigurationSpace
+
+
+class Suggester(Protocol):
+    """What a space asks for values: an Optuna trial, or anything that answers like one."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of the choices."""
+        ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        """A whole number in `[low, high]`."""
+        ...
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number in `[low, high]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SlotSpace:
+    """The methods that may stand in a slot, each with its knobs as narrowed by the study."""
+
+    slot: str
+    methods: Mapping[str, tuple[Hyperparameter, ...]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Everything that a study may try, legality apart."""
+
+    slots: tuple[SlotSpace, ...]
+
+    @staticmethod
+    def of(wanted: Mapping[str, Mapping[str, Any]], paper: Paper) -> Space:
+        """The space that a study file asks for.
+
+        Args:
+            wanted: slot -> `{"methods": [names], NAME: {knob: narrowing}}`; without `methods`
+                every method of the slot. A slot that is left out stays as it is.
+            paper: the given model, for which techniques declare their knobs.
+
+        Raises:
+            UnknownName: a slot, method or knob that no table holds.
+            StudyError: a narrowing outside what the knob allows.
+        """
+        for slot in wanted:
+            if slot not in SLOTS:
+                raise UnknownName("slot", slot, SLOTS)
+        return Space(tuple(_slot(s, wanted[s], paper) for s in SLOTS if s in wanted))
+
+    def suggest(self, trial: Suggester) -> Configuration:
+        """Asks a trial for one configuration; only active knobs are suggested."""
+        choices: dict[str, Choice] = {}
+        for space in self.slots:
+            methods = list(space.methods)
+            method = (
+                methods[0]
+                if len(methods) == 1
+                else str(trial.suggest_categorical(space.slot, methods))
+            )
+            settings = {
+                knob.name: _suggest(trial, f"{space.slot}.{method}.{knob.name}", knob)
+                for knob in space.methods[method]
+            }
+            choices[space.slot] = Choice.of(method, **settings)
+        return plain(Configuration.of(**choices))
+
+    def parameters(self, configuration: Configuration) -> dict[str, Scalar]:
+        """The values with which `suggest` would have made a configuration.
+
+        Raises:
+            StudyError: the configuration does not lie in this space.
+        """
+        known = {space.slot: space for space in self.slots}
+        for slot, choice in configuration:
+            if slot not in known or choice.method not in known[slot].methods:
+                raise StudyError(f"{slot}.{choice.method} is not in this study's space; add it")
+        values: dict[str, Scalar] = {}
+        for space in self.slots:
+            choice = configuration.get(space.slot) or Choice(slots()[space.slot].off)
+            if choice.method not in space.methods:
+                raise StudyError(f"{space.slot} may not stay as it is in this study's space")
+            if len(space.methods) > 1:
+                values[space.slot] = choice.method
+            values.update(_settings(space, choice))
+        return values
+
+    def configspace(self, seed: int = 0) -> ConfigurationSpace:
+        """The same space as a ConfigSpace object, with its conditions."""
+        from ConfigSpace import ConfigurationSpace, EqualsCondition
+
+        space = ConfigurationSpace(seed=seed)
+        for part in self.slots:
+            parent = _categorical(part.slot, list(part.methods))
+            space.add(parent)
+            for method, knobs in part.methods.items():
+                for knob in knobs:
+                    child = _configspace(f"{part.slot}.{method}.{knob.name}", knob)
+                    space.add(child)
+                    if len(part.methods) > 1:
+                        space.add(EqualsCondition(child, parent, method))
+        return space
+
+    def sample(self, count: int, seed: int = 0) -> list[Configuration]:
+        """Random configurations, legality apart, in canonical form."""
+        space = self.configspace(seed)
+        drawn = [dict(sample) for sample in space.sample_configuration(size=count)]
+        return [self.suggest(_Given(values)) for values in drawn]
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Answers suggestions from given values."""
+
+    values: Mapping[str, Any]
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        # ConfigSpace hands back numpy scalars; the space's own values are plain.
+        return next(choice for choice in choices if choice == self.values[name])
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return int(self.values[name])
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return float(self.values[name])
+
+
+def configuration_from(space: Space, parameters: Mapping[str, Any]) -> Configuration:
+    """The configuration that a set of parameter values stands for; inverse of `parameters`."""
+    return space.suggest(_Given(parameters))
+
+
+def _slot(slot: str, wanted: Mapping[str, Any], paper: Paper) -> SlotSpace:
+    table = slots()[slot]
+    known = [*dict.fromkeys([table.off, *table.techniques])]
+    methods = [str(m) for m in wanted.get("methods", known)]
+    for method in [*methods, *(key for key in wanted if key != "methods")]:
+        if method not in known:
+            raise UnknownName(f"{slot} method", method, known)
+    return SlotSpace(slot, {m: _knobs(slot, m, wanted.get(m) or {}, paper) for m in methods})
+
+
+def _knobs(
+    slot: str, method: str, wanted: Mapping[str, Any], paper: Paper
+) -> tuple[Hyperparameter, ...]:
+    technique = slots()[slot].techniques.get(method)
+    knobs = {h.name: h for h in technique.hyperparameters(paper)} if technique else {}
+    for name in wanted:
+        if name not in knobs:
+            raise UnknownName(f"knob of {slot}.{method}", name, knobs)
+    try:
+        return tuple(narrow(h, wanted[n]) if n in wanted else h for n, h in knobs.items())
+    except ValueError as error:
+        raise StudyError(f"{slot}.{method}: {error}") from error
+
+
+def _suggest(trial: Suggester, name: str, knob: Hyperparameter) -> Scalar:
+    if isinstance(knob, OneOf):
+        if len(knob.values) == 1:
+            return knob.values[0]
+        value: Scalar = trial.suggest_categorical(name, list(knob.values))
+        return value
+    if isinstance(knob, Integer):
+        return trial.suggest_int(name, knob.low, knob.high, log=knob.log)
+    return trial.suggest_float(name, knob.low, knob.high, log=knob.log)
+
+
+def _settings(space: SlotSpace, choice: Choice) -> dict[str, Scalar]:
+    given, values = dict(choice.settings), dict[str, Scalar]()
+    for knob in space.methods[choice.method]:
+        if knob.name not in given:
+            raise StudyError(f"{space.slot}.{choice.method} needs a value for {knob.name}")
+        try:
+            narrow(knob, given[knob.name])
+        except ValueError as error:
+            raise StudyError(f"{space.slot}.{choice.method}: {error}") from error
+        if not (isinstance(knob, OneOf) and len(knob.values) == 1):
+            values[f"{space.slot}.{choice.method}.{knob.name}"] = given[knob.name]
+    return values
+
+
+def _categorical(name: str, values: Sequence[Scalar]) -> Any:
+    from ConfigSpace import CategoricalHyperparameter
+
+    return CategoricalHyperparameter(name, list(values))
+
+
+def _configspace(name: str, knob: Hyperparameter) -> Any:
+    from ConfigSpace import UniformFloatHyperparameter, UniformIntegerHyperparameter
+
+    if isinstance(knob, OneOf):
+        return _categorical(name, knob.values)
+    if knob.low == knob.high:
+        return _categorical(name, [knob.low])
+    kind = UniformIntegerHyperparameter if isinstance(knob, Integer) else UniformFloatHyperparameter
+    return kind(name, knob.low, knob.high, log=knob.log, default_value=knob.default)

