@@ -30,6 +30,8 @@ class Timings:
         prefill_seconds, decode_seconds: per repeat, for models that generate; else empty.
         warmup: repeats thrown away before.
         device: the processor's name.
+        cpu_share: CPU seconds of this process per second of the session. Below 1, with one busy
+            thread, something else had the processor: the figures are not the model's alone.
     """
 
     seconds: tuple[float, ...]
@@ -37,6 +39,7 @@ class Timings:
     device: str
     prefill_seconds: tuple[float, ...] = ()
     decode_seconds: tuple[float, ...] = ()
+    cpu_share: float | None = None
 
 
 @dataclass(frozen=True)

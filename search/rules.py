@@ -28,6 +28,7 @@ from .samplers import sampler
 from .samplers.problem import Problem
 from .storage import StudyStorage
 from .study import Study
+from .study_checks import enqueued
 from .subject import Material
 
 
@@ -112,7 +113,7 @@ class Knowledge:
             seed=study.seed,
             baseline=subject.baseline,
             needs_baseline=any(limit.open for limit in study.limits()),
-            enqueue=tuple(Configuration.from_json(dict(row)) for row in study.enqueue),
+            enqueue=enqueued(study.enqueue, self.space),
             parameters=self.space.parameters,
             rungs=len(subject.rungs),
             first_rung=lambda c: 0 if self.lookup.trains(c) else len(subject.rungs) - 1,
@@ -176,6 +177,12 @@ class Knowledge:
         start = np.array(baseline[0]) if baseline else None
         point = reference_point(start, np.array(initial).reshape(-1, len(rows)), caps)
         return {row.name: _sign(row) * value for row, value in zip(rows, point, strict=True)}
+
+    def reference_losses(self) -> Sequence[float] | None:
+        """The reference point as losses, None while it is not frozen."""
+        point = self._reference_values()
+        rows = self.study.objective_rows()
+        return point and [_sign(row) * value for row, value in zip(rows, point, strict=True)]
 
     def _reference_values(self) -> Sequence[float] | None:
         point = self.storage.notes.get("reference")

@@ -22,11 +22,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from ..errors import StorageFailed
 from ..spaces.steps import Key
 
-DEFAULT_LIMIT_BYTES = 20_000_000_000
+DEFAULT_LIMIT_BYTES: Final = 20_000_000_000
+POLL_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,19 @@ class StageStore:
         return _read_note(path) if path.is_file() else None
 
     def make(
-        self, key: Key, step: str, write: Callable[[Path], StageCostFacts]
+        self,
+        key: Key,
+        step: str,
+        write: Callable[[Path], StageCostFacts],
+        waiting: Callable[[], object] = lambda: None,
     ) -> tuple[Path, StageNote, bool]:
         """Finds a stage, or makes it; a second process that wants it waits for the first.
 
         Args:
             key, step: what is to be made, and by which step.
             write: fills an empty folder; returns what it cost.
+            waiting: called again and again while another process makes it; whoever holds the host
+                must give its turn there, or a measurement and a maker wait for each other.
 
         Returns:
             The stage's folder, its note, and whether it was found (True) or made here (False).
@@ -108,7 +116,7 @@ class StageStore:
         Raises:
             StorageFailed: the disk is full or read-only.
         """
-        with self._maker(key):
+        with self._maker(key, waiting):
             found = self.find(key)
             if found is not None:
                 note = self._note(key)
@@ -193,9 +201,15 @@ class StageStore:
         return _read_note(path) if path.is_file() else None
 
     @contextmanager
-    def _maker(self, key: Key) -> Iterator[None]:
+    def _maker(self, key: Key, waiting: Callable[[], object]) -> Iterator[None]:
         with (self.root / "locks" / f"{key}.lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    waiting()
+                    time.sleep(POLL_SECONDS)
             yield
 
 

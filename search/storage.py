@@ -460,8 +460,9 @@ def _constrain(
     if violations:
         study = optuna.load_study(study_name=name, storage=storage, sampler=RandomSampler())
         trial = Trial(study, trial_id)
-        for limit, violation in violations.items():
-            trial.set_constraint(limit, violation)
+        known = trial.constraints  # a driver that died may have set some
+        for limit in sorted(set(violations) - set(known)):
+            trial.set_constraint(limit, violations[limit])
 
 
 def _snapshot(disk: RDBStorage, study_id: int) -> dict[str, Any]:

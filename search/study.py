@@ -18,6 +18,7 @@ from .run import ObjectiveRow
 from .study_checks import problems
 from .study_sections import (
     BudgetSection,
+    ConfirmSection,
     CustomMetric,
     EngineSection,
     FidelitySection,
@@ -29,7 +30,7 @@ from .study_sections import (
 )
 from .study_yaml import Document, Problem, Way, read_study_file, write_yaml
 
-MAY_CHANGE: Final = frozenset({"budget", "engine", "trial"})
+MAY_CHANGE: Final = frozenset({"budget", "confirm", "engine", "trial"})
 """Sections that a resumed run may change; all else makes it another study."""
 
 
@@ -53,6 +54,8 @@ class Study(Section):
     """Rungs."""
     budget: BudgetSection = BudgetSection(trials=40)
     """When the search ends."""
+    confirm: ConfirmSection = ConfirmSection()
+    """How the finished front is confirmed."""
     trial: TrialSection = TrialSection()
     """Limits of one trial."""
     engine: EngineSection = EngineSection()

@@ -207,6 +207,13 @@ class TrialSection(Section):
         return None if self.memory is None else round(quantity(self.memory, "byte"))
 
 
+class ConfirmSection(Section):
+    """How the finished front is confirmed."""
+
+    seeds: Annotated[int, Field(ge=0)] = 1
+    """Further seeds under which the recommended point is made again; its trainings too."""
+
+
 class PerTrial(Section):
     """What Ray sets aside for a trial."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +36,17 @@ class Document:
 
     data: dict[str, Any]
     name: str = ""
-    lines: Mapping[Way, int] | None = None
-    overrides: Mapping[Way, str] | None = None
+    lines: Mapping[Way, int] = field(default_factory=dict)
+    overrides: Mapping[Way, str] = field(default_factory=dict)
 
     def where(self, path: Way) -> str:
         """The place of a value in words, ending in a colon; of what holds it when it is missing."""
         dotted = ".".join(str(part) for part in path)
         for end in range(len(path), 0, -1):
-            if path[:end] in (self.overrides or {}):
-                return f"--set {(self.overrides or {})[path[:end]]}: {dotted}:"
-            if path[:end] in (self.lines or {}):
-                return f"{self.name} line {(self.lines or {})[path[:end]]}: {dotted}:"
+            if path[:end] in self.overrides:
+                return f"--set {self.overrides[path[:end]]}: {dotted}:"
+            if path[:end] in self.lines:
+                return f"{self.name} line {self.lines[path[:end]]}: {dotted}:"
         return f"{self.name}: {dotted}:" if self.name else f"{dotted}:"
 
     def refuse(self, problems: Sequence[Problem]) -> None:
@@ -62,7 +62,7 @@ class Document:
         raise StudyError(f"{self.where(first.path)} {first.message}{more}")
 
     def _line(self, path: Way) -> float:
-        known = ((self.lines or {}).get(path[:end]) for end in range(len(path), 0, -1))
+        known = (self.lines.get(path[:end]) for end in range(len(path), 0, -1))
         return next((line for line in known if line is not None), math.inf)
 
 
@@ -150,9 +150,7 @@ def _overridden(document: Document, override: str) -> Document:
         raise StudyError(f"--set {override}: write key=value, such as --set budget.trials=10")
     value = _plain(_parsed(written, f"--set {override}"), keys, {}, f"--set {override}")
     data = _with(document.data, [str(key) for key in keys], value, override)
-    return Document(
-        data, document.name, document.lines, {**(document.overrides or {}), keys: override}
-    )
+    return Document(data, document.name, document.lines, {**document.overrides, keys: override})
 
 
 def _with(data: Any, keys: Sequence[str], value: Any, override: str) -> dict[str, Any]:

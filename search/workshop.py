@@ -30,7 +30,8 @@ class Workshop:
         store: where stages are found and kept.
         task: the data that steps may read.
         seed: enters every step that draws.
-        turn: called between two optimiser steps; lets a measurement have the host alone.
+        turn: called between two optimiser steps; lets a measurement have the host alone, and
+            returns the seconds that took.
         report: told the step's name and how far it is, `(step, done, total)`.
     """
 
@@ -41,7 +42,7 @@ class Workshop:
         task: Task,
         seed: int,
         *,
-        turn: Callable[[], object] = lambda: None,
+        turn: Callable[[], float] = lambda: 0.0,
         report: Callable[[str, int, int], None] = lambda step, done, total: None,
     ) -> None:
         self._graph = graph
@@ -51,6 +52,7 @@ class Workshop:
         self._turn = turn
         self._report = report
         self._step = ""
+        self._waited = 0.0
         self._made: dict[Key, StageNote] = {}
 
     def artifact(self) -> Path:
@@ -71,7 +73,7 @@ class Workshop:
             node.step.deploy(candidate, folder, self)
             return StageCostFacts(time.perf_counter() - started)
 
-        folder, note, found = self._store.make(node.key, node.step.name, write)
+        folder, note, found = self._store.make(node.key, node.step.name, write, self.training_turn)
         if not found:
             self._made[node.key] = note
         return folder
@@ -103,7 +105,7 @@ class Workshop:
             fresh.append(candidate)
             return facts
 
-        folder, note, found = self._store.make(key, node.step.name, write)
+        folder, note, found = self._store.make(key, node.step.name, write, self.training_turn)
         if not found:
             self._made[key] = note
         return fresh[0] if fresh else load_candidate(folder)
@@ -120,8 +122,8 @@ class Workshop:
             yield _batch(items, order[start : start + batch])
 
     def training_turn(self) -> None:
-        """Lets a waiting measurement have the host."""
-        self._turn()
+        """Lets a waiting measurement have the host; that time is nobody's training time."""
+        self._waited += self._turn()
 
     def progress(self, done: int, total: int) -> None:
         """Says how far the current step is."""
@@ -130,7 +132,7 @@ class Workshop:
     def _apply(self, node: Node) -> tuple[Candidate, StageCostFacts]:
         given = self.candidate(node.inputs[0]) if node.inputs else None
         self._begin(node)
-        started = time.perf_counter()
+        started, self._waited = time.perf_counter(), 0.0
         if isinstance(node.step, Train):
             assert given is not None
             assert node.until_step is not None
@@ -147,7 +149,7 @@ class Workshop:
             made.paper = node.after  # a load knows the model, not the study's recipe
         if made.paper != node.after:
             raise StepFailed("crashed", f"{node.step.name} made something else than it said")
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started - self._waited
         return made, StageCostFacts(seconds, isinstance(node.step, Train), node.training)
 
     def _begin(self, node: Node) -> None:

@@ -5,7 +5,6 @@ What was seen meanwhile is kept in nodes, for `testing.py` to judge.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import tempfile
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -193,6 +192,9 @@ class Case:
         last = self.nodes[-1].candidate if self.nodes else self.specimen.candidate
         if any(step.phase == Phase.DEPLOY for step in self.steps):
             return (_answer(last, cast("Runtime", self.technique), self.settings),)
+        given = self.specimen.candidate
+        if last.module is given.module and last.paper.profile == given.paper.profile:
+            return self.specimen.answers[:1]
         everywhere = any(step.phase == Phase.PRECISION for step in self.steps)
         found = deployed(last)
         return tuple(found) if everywhere else tuple(islice(found, 1))
@@ -302,14 +304,16 @@ def counted_flops(module: nn.Module, profile: Profile) -> int:
     """FLOPs of one forward pass as torch's counter sees them."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    # The counter is blind to fused attention on CPU.
-    eager = copy.deepcopy(module)
-    set_attention = getattr(eager, "set_attn_implementation", None)
-    if set_attention is not None:
-        set_attention("eager")
     ids = torch.from_numpy(random_items(profile, FLOPS_BATCH, FLOPS_TOKENS, seed=3).input_ids)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        eager(input_ids=ids, attention_mask=torch.ones_like(ids))
+    config = cast(Any, module).config
+    before = config._attn_implementation
+    # The counter is blind to fused attention on CPU. Modules read this word at every call.
+    config._attn_implementation = "eager"
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            module(input_ids=ids, attention_mask=torch.ones_like(ids))
+    finally:
+        config._attn_implementation = before
     return int(counter.get_total_flops())
 
 

@@ -17,10 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 import search_cases as toy
-from sqlalchemy.engine.default import DefaultDialect
-
 from paretune.search.budget import Budget
 from paretune.search.run import read_run
+from sqlalchemy.engine.default import DefaultDialect
 
 WRITES = ("INSERT", "UPDATE", "DELETE", "CREATE")
 
@@ -127,7 +126,9 @@ def killed_search(folder, at):
 
 def calls(folder):
     path = folder / "calls"
-    return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+    )
 
 
 def finished(folder):
@@ -167,6 +168,8 @@ def one(root, at):
 
 
 def main(root, step):
+    (root / "warm").mkdir()
+    search(root / "warm")  # what is loaded here need not be loaded after every fork
     (root / "whole").mkdir()
     whole = forked(partial(search, root / "whole"))
     print(json.dumps({"whole": whole, "calls": calls(root / "whole")}), flush=True)

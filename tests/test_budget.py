@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-
 from paretune.evaluators.metric import StageCost
 from paretune.search.budget import Budget, Spent, Tariff, bill, spent, trainings_of
 from paretune.search.records import Record

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from paretune.errors import UnknownName
+from paretune.errors import BadRequest, UnknownName
+from paretune.evaluators import catalogue
 from paretune.evaluators.catalogue import metric, metrics
 from paretune.evaluators.metric import (
     Evidence,
@@ -73,6 +74,32 @@ def test_a_figure_has_the_unit_of_its_row_and_survives_json(name):
 @pytest.mark.parametrize("unit", sorted({row.unit for row in metrics().values()}))
 def test_units_are_words_that_pint_reads(unit):
     assert unit_registry().Quantity(1.0, unit).magnitude == 1.0
+
+
+class Entry:
+    value = "somebody.metrics:row"
+
+    def __init__(self, row):
+        self.row = row
+
+    def load(self):
+        return self.row
+
+
+def test_entry_points_add_rows_but_take_no_name(monkeypatch):
+    mine = replace(metric("flops"), name="mine")
+
+    def offer(row):
+        monkeypatch.setattr(catalogue, "entry_points", lambda group: [Entry(row)])
+
+    offer(mine)
+    assert metrics.__wrapped__()["mine"] is mine
+    offer(metric("flops"))
+    with pytest.raises(BadRequest, match="'flops', which exists"):
+        metrics.__wrapped__()
+    offer("no metric")
+    with pytest.raises(BadRequest, match="is no Metric"):
+        metrics.__wrapped__()
 
 
 def test_an_unknown_metric_names_the_nearest():

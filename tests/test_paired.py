@@ -59,6 +59,15 @@ def test_other_items_are_refused():
         paired_difference(a, judged([True] * 5), metric("accuracy"))
 
 
+def test_the_same_numbers_of_another_split_are_refused():
+    a = judged([True] * 10)
+    other = replace(a, labels=np.ones(10, dtype=int))
+    with pytest.raises(BadRequest, match="other labels"):
+        paired_difference(a, other, metric("accuracy"))
+    with pytest.raises(BadRequest, match="other labels"):
+        paired_difference(a, replace(a, labels=None), metric("accuracy"))
+
+
 def test_a_metric_without_items_is_refused():
     a = judged([True] * 10)
     with pytest.raises(BadRequest, match="latency_p50 has no per-item values"):
@@ -82,7 +91,7 @@ def test_likelihoods_are_compared_by_students_test():
     assert found.low < found.mean < found.high < 0
     assert found.p < 1e-10
     same = paired_difference(a, a, metric("bits_per_byte"))
-    assert (same.mean, same.p) == (0.0, 1.0)
+    assert (same.mean, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(("both", "only_a", "only_b"), [(0.6, 0.1, 0.1), (0.9, 0.02, 0.05)])

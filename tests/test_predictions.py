@@ -196,6 +196,20 @@ def test_likelihood_is_judged_one_token_ahead():
     assert figure("bits_per_byte", found).value == pytest.approx(expected)
 
 
+def test_a_large_vocabulary_is_asked_in_smaller_batches(monkeypatch):
+    from paretune.evaluators.quality import predictions
+
+    items, runner = language(10)
+    one_text = runner.answers[0].nbytes
+    monkeypatch.setattr(predictions, "LOGITS_BYTES", 3 * one_text)
+    few = predict(runner, items, task_kind="language-modelling", batch=8)
+    assert runner.asked == [1, 3, 3, 3]
+    monkeypatch.setattr(predictions, "LOGITS_BYTES", one_text // 2)
+    alone = predict(runner, items, task_kind="language-modelling", batch=8)
+    assert runner.asked[4:] == [1] * 10
+    np.testing.assert_array_equal(few.nll, alone.nll)
+
+
 def test_a_uniform_model_has_the_vocabulary_as_perplexity():
     items, runner = language(4, vocabulary=7)
     runner.answers[:] = 0.0

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-
 from paretune.errors import RunError, StorageFailed
 from paretune.search import run as run_module
 from paretune.search.driver import Driver
@@ -76,7 +75,9 @@ def test_a_run_that_goes_on_is_read_up_to_its_last_record(toy, tmp_path):
 
 def test_the_driver_leaves_one_plain_file(toy, tmp_path):
     toy.finish(tmp_path / "run")
-    assert {p.name for p in (tmp_path / "run").iterdir() if p.name.startswith("study")} == {"study.db"}
+    assert {p.name for p in (tmp_path / "run").iterdir() if p.name.startswith("study")} == {
+        "study.db"
+    }
     with database(tmp_path / "run") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -84,7 +85,9 @@ def test_the_driver_leaves_one_plain_file(toy, tmp_path):
 
 def test_optuna_sees_values_in_the_users_directions_and_scalars(toy, tmp_path):
     _, records = toy.finish(tmp_path / "run")
-    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}")
+    study = optuna.load_study(
+        study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+    )
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 8
     assert study.trials[0].params == {}
     for trial, record in zip(study.trials, records, strict=True):
@@ -101,7 +104,9 @@ def test_a_failure_is_told_without_values_and_keeps_its_reason(toy, tmp_path):
         return record if ask.number == 0 else toy.failed(record, "diverged")
 
     toy.finish(tmp_path / "run", rules, work)
-    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}")
+    study = optuna.load_study(
+        study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+    )
     assert study.trials[1].state.name == "FAIL"
     assert study.trials[1].values is None
     assert study.trials[1].user_attrs["failure"] == "diverged"
@@ -116,14 +121,18 @@ def test_a_final_record_without_an_objectives_figure_is_no_complete_trial(toy, t
     run = read_run(tmp_path / "run")
     assert run.baseline is not None
     assert run.baseline.state == "final"
-    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}")
+    study = optuna.load_study(
+        study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+    )
     assert study.trials[0].state.name == "FAIL"
 
 
 def test_broken_limits_are_told_as_constraints(toy, tmp_path):
     rules = toy.rules(violations=lambda record: {"bytes <= 9 kB": record.value("bytes") - 9000})
     toy.finish(tmp_path / "run", rules)
-    study = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}")
+    study = optuna.load_study(
+        study_name="toy", storage=f"sqlite:///{tmp_path / 'run' / 'study.db'}"
+    )
     for trial in study.trials:
         assert trial.constraints == {"bytes <= 9 kB": trial.user_attrs["bytes"] - 9000}
 
@@ -139,7 +148,8 @@ def test_a_second_driver_is_refused(toy, tmp_path):
 def test_a_driver_of_another_process_is_refused(toy, tmp_path):
     storage = StudyStorage.open(tmp_path / "run", toy.header())
     script = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r}); import search_cases; from pathlib import Path;"
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); import search_cases;"
+        "from pathlib import Path;"
         "from paretune.search.storage import StudyStorage;"
         f"StudyStorage.open(Path({str(tmp_path / 'run')!r}), search_cases.header())"
     )
@@ -207,7 +217,7 @@ def test_time_is_counted_over_drivers_and_not_between_them(toy, tmp_path):
 
 def test_another_study_in_the_folder_is_refused_and_the_difference_named(toy, tmp_path):
     toy.finish(tmp_path / "run")
-    with pytest.raises(RunError, match="study.seed: 0 there, 1 here"):
+    with pytest.raises(RunError, match=r"study\.seed: 0 there, 1 here"):
         StudyStorage.open(tmp_path / "run", toy.header(seed=1))
 
 

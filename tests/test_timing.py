@@ -117,6 +117,15 @@ def test_writing_is_split_into_first_token_and_the_others():
     assert found["latency_p50"].value == pytest.approx(0.5)
 
 
+def test_a_processor_shared_with_others_shows():
+    sleeper = Sleeper()
+    timings = time_runner(
+        sleeper, BATCH, Workload(), clock=sleeper.clock, cpu_clock=lambda: sleeper.now * 0.4
+    )
+    assert timings.cpu_share == pytest.approx(0.4)
+    assert dict(figures(timings, Workload())["latency_p50"].conditions)["cpu_share"] == 0.4
+
+
 def test_a_model_that_writes_nothing_has_no_time_to_first_token():
     found = figures(Timings((0.1,) * 20, 1, "cpu"), Workload())
     assert found["ttft_p50"].value is None

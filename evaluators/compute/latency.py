@@ -72,6 +72,10 @@ def tpot_p50(evidence: Evidence) -> Measurement:
 def _figure(evidence: Evidence, samples: tuple[float, ...], share: float) -> Measurement:
     assert evidence.timings is not None
     value, stderr = quantile(samples, share)
+    timings = evidence.timings
+    facts: dict[str, int | float] = {"warmup": timings.warmup}
+    if timings.cpu_share is not None:
+        facts["cpu_share"] = round(timings.cpu_share, 3)
     return Measurement(
         value,
         "second",
@@ -79,7 +83,7 @@ def _figure(evidence: Evidence, samples: tuple[float, ...], share: float) -> Mea
         stderr=stderr,
         n=len(samples),
         over="repeats",
-        conditions=evidence.conditions(*WHERE, warmup=evidence.timings.warmup),
+        conditions=evidence.conditions(*WHERE, **facts),
     )
 
 

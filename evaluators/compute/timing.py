@@ -53,6 +53,7 @@ def time_runner(
     *,
     patience: Patience = Patience(),
     clock: Callable[[], float] = time.perf_counter,
+    cpu_clock: Callable[[], float] = time.process_time,
 ) -> Timings:
     """Seconds that a runner takes to answer a batch, repeat by repeat.
 
@@ -63,11 +64,12 @@ def time_runner(
         runner: opened with `workload.threads` threads.
         batch: `workload.batch` texts of `workload.prompt_tokens` tokens.
         patience: when to stop.
-        clock: monotonic seconds.
+        clock, cpu_clock: seconds that pass, and seconds that this process computes.
     """
     answer = answering(runner, batch, workload)
     started = clock()
     warm = _warm_up(answer, patience, clock)
+    warm_at, warm_cpu = clock(), cpu_clock()
     seconds: list[float] = []
     prefill: list[float] = []
     while len(seconds) < patience.repeats:
@@ -85,6 +87,7 @@ def time_runner(
         device=processor(),
         prefill_seconds=tuple(prefill),
         decode_seconds=tuple(decode) if workload.output_tokens > 1 else (),
+        cpu_share=(cpu_clock() - warm_cpu) / (clock() - warm_at),
     )
 
 

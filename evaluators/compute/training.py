@@ -14,7 +14,7 @@ def training_time(evidence: Evidence) -> Measurement:
         return missing("second", "the stages' costs are not known")
     trained = [stage for stage in evidence.stages if stage.trains]
     return Measurement(
-        sum(stage.seconds for stage in trained),
+        float(sum(stage.seconds for stage in trained)),
         "second",
         "measured",
         n=1,

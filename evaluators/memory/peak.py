@@ -71,6 +71,8 @@ def _run(request: dict[str, str | int], timeout_s: float) -> str | None:
         return f"the process that measures memory took longer than {timeout_s:g} s"
     if done.returncode == 0:
         return None
+    if done.returncode == -9:
+        return "the process that measures memory was killed, most likely for want of memory"
     last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
     return f"the process that measures memory ended with {done.returncode}: {last[0]}"
 

@@ -45,17 +45,32 @@ def paired_difference(a: Predictions, b: Predictions, metric: Metric) -> Differe
     """
     if metric.per_item is None:
         raise BadRequest(f"{metric.name} has no per-item values, so it cannot be compared by item")
+    _refuse_unpaired(a, b)
+    ours, theirs = metric.per_item(a), metric.per_item(b)
+    if np.isin((ours, theirs), (0.0, 1.0)).all():
+        return _right_or_wrong(ours - theirs)
+    return _student(ours - theirs)
+
+
+def _refuse_unpaired(a: Predictions, b: Predictions) -> None:
     if not np.array_equal(a.items, b.items):
         raise BadRequest(
             f"the two candidates answered different items ({len(a.items)} and {len(b.items)}, "
             f"{len(np.intersect1d(a.items, b.items))} in common); judge both at the same fidelity"
         )
+    # the numbers are places in a split: the same place of another split is another item
+    for name in ("labels", "text_bytes"):
+        if not _same(getattr(a, name), getattr(b, name)):
+            raise BadRequest(
+                f"the two candidates' items have the same numbers but other {name}; "
+                "judge both on the same split of the same data"
+            )
     if len(a.items) < 2:
         raise BadRequest("a comparison needs at least two items")
-    differences = metric.per_item(a) - metric.per_item(b)
-    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
-        return _right_or_wrong(differences)
-    return _student(differences)
+
+
+def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def _right_or_wrong(differences: np.ndarray) -> Difference:

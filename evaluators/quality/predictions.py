@@ -24,6 +24,9 @@ from ..metric import Predictions
 ORDER_SEED: Final = 20230729
 """Seeds the permutation; a study's own seed must not move the items that it is judged on."""
 
+LOGITS_BYTES: Final = 2**28
+"""Most bytes of logits that one answer may have, where one text's logits allow it."""
+
 NOT_JUDGED: Final = -100
 
 
@@ -59,7 +62,7 @@ def predict(
         runner: the deployed model.
         items: a split.
         task_kind: what is judged.
-        batch: items asked together; the workload's batch does not matter here.
+        batch: most items asked together; the workload's batch does not matter here.
         share: of the items, in (0, 1].
         report: called with items done and items in all, after every batch.
 
@@ -67,20 +70,25 @@ def predict(
         StepFailed: `diverged`, where an answer is not finite.
     """
     numbers = chosen_items(len(items), share)
-    read = _classes if task_kind == "classification" else _likelihoods
-    parts = []
-    for start in range(0, len(numbers), batch):
-        asked = _batch(items, numbers[start : start + batch])
+    classes = task_kind == "classification"
+    read = _classes if classes else _likelihoods
+    parts, done = [], 0
+    together = batch if classes else 1
+    while done < len(numbers):
+        asked = _batch(items, numbers[done : done + together])
         logits = np.asarray(runner.logits(asked))
         if not np.isfinite(logits).all():
             raise StepFailed(
                 "diverged", f"logits of items {asked.items.tolist()} are not finite; train milder"
             )
         parts.append(read(logits, asked))
+        done += len(asked.items)
+        # a vocabulary of 50,000 makes 100 MB of logits of one text of 512 tokens
+        together = max(1, min(batch, LOGITS_BYTES * len(asked.items) // logits.nbytes))
         if report is not None:
-            report(min(start + batch, len(numbers)), len(numbers))
+            report(done, len(numbers))
     answers = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    text = None if task_kind == "classification" else items.text_bytes[numbers]
+    text = None if classes else items.text_bytes[numbers]
     return Predictions(items=numbers, text_bytes=text, **answers)
 
 
@@ -143,10 +151,14 @@ def _classes(logits: np.ndarray, asked: Batch) -> dict[str, np.ndarray]:
 
 def _likelihoods(logits: np.ndarray, asked: Batch) -> dict[str, np.ndarray]:
     wanted = asked.labels[:, 1:]  # position t answers for the token at t + 1
+    nll = [_nll(given[:-1], tokens) for given, tokens in zip(logits, wanted, strict=True)]
+    return {"nll": np.array(nll), "tokens": (wanted != NOT_JUDGED).sum(1)}
+
+
+def _nll(logits: np.ndarray, wanted: np.ndarray) -> float:
+    """Nats that the judged tokens of one text cost: `(s, vocabulary)`, `(s,)`."""
     judged = wanted != NOT_JUDGED
-    given = logits[:, :-1].astype(np.float64)
-    highest = given.max(-1, keepdims=True)
-    normaliser = highest[..., 0] + np.log(np.exp(given - highest).sum(-1))
-    picked = np.take_along_axis(given, np.where(judged, wanted, 0)[..., None], -1)[..., 0]
-    nll = np.where(judged, normaliser - picked, 0.0)
-    return {"nll": nll.sum(1), "tokens": judged.sum(1)}
+    given = logits[judged].astype(np.float64)
+    given -= given.max(-1, keepdims=True)
+    picked = np.take_along_axis(given, wanted[judged][:, None], -1)
+    return float(np.log(np.exp(given).sum(-1)).sum() - picked.sum())

@@ -210,10 +210,11 @@ def _readable(path: Path) -> Iterator[str]:
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             tree = ast.parse(source)
-        except SyntaxError:
+        except (SyntaxError, ValueError):
             return  # newer or older Python than ours: the file has no docstring for us
     for raw in _docstrings(tree):
-        text = mask(" ".join(inspect.cleandoc(raw).split()))
+        words = " ".join(inspect.cleandoc(raw).split())
+        text = mask(words[: 3 * _CHARACTERS[1]])  # a mask is no third of a name
         if len(text) > _CHARACTERS[1]:
             text = text[: _CHARACTERS[1]].rsplit(" ", 1)[0]
         if len(text) >= _CHARACTERS[0]:

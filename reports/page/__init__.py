@@ -1,1 +1,5 @@
-"""reports/page."""
+"""The interactive page."""
+
+from .write import write_page
+
+__all__ = ["write_page"]

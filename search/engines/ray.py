@@ -193,6 +193,10 @@ def _searcher(source: Source, workers: int, listen: Listener, interrupted: Any) 
             self._wait = False
             listen(Event("told", stored.state, stored.number))
 
+        def __reduce__(self) -> tuple[type[object], tuple[()]]:
+            # Ray writes down what it would restore; there is nothing to: the driver stays here
+            return object, ()
+
         def save(self, checkpoint_path: str) -> None:
             """Nothing: the study is the checkpoint."""
 

@@ -6,7 +6,7 @@ for each ask. Both are functions of the seed and the history alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -74,8 +74,8 @@ class Candidates:
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem, self._seed = problem, seed
-        self._memory: dict[str, Candidate | None] = {}
-        self._facts: dict[str, Candidate] = {}
+        self._memory: dict[Hashable, Candidate | None] = {}
+        self._facts: dict[Hashable, Candidate] = {}
         self._block: tuple[int, int, list[Candidate]] | None = None
 
     @cached_property
@@ -104,11 +104,11 @@ class Candidates:
         """Trials with their numbers, legal or not: a trial that ran is a fact."""
         for trial in trials:
             if trial.drawn.key not in self._facts:
-                self._facts[trial.drawn.key] = self._look(trial.drawn)
+                _, paper = self._paper(trial.drawn)
+                self._facts[trial.drawn.key] = self._look(trial.drawn, paper)
         return [self._facts[trial.drawn.key] for trial in trials]
 
-    def _look(self, drawn: Draw) -> Candidate:
-        _, paper = self._paper(drawn)
+    def _look(self, drawn: Draw, paper: Paper | None) -> Candidate:
         known = {} if paper is None else {j: f(paper) for j, f in self._problem.known.items()}
         raw = tuple(map(float, self._raw(drawn, paper, self.basis.knobs)))
         return Candidate(drawn, paper, known, raw)
@@ -117,7 +117,7 @@ class Candidates:
         self,
         asked_before: Sequence[Observation],
         initial: int,
-        asked: frozenset[str],
+        asked: frozenset[Hashable],
         rng: np.random.Generator,
     ) -> Candidate:
         """The next of the initial design: even over the quantiles of what is known on paper.
@@ -147,7 +147,7 @@ class Candidates:
         size: int,
         turn: int,
         parents: Sequence[Mapping[str, Any]],
-        asked: frozenset[str],
+        asked: frozenset[Hashable],
         rng: np.random.Generator,
     ) -> list[Candidate]:
         """Candidates for one ask: random ones, and ones around the parents.
@@ -172,7 +172,7 @@ class Candidates:
         self,
         parents: Sequence[Mapping[str, Any]],
         count: int,
-        asked: frozenset[str],
+        asked: frozenset[Hashable],
         rng: np.random.Generator,
     ) -> list[Candidate]:
         """Children of parents: two in three changed, one in three crossed."""
@@ -194,14 +194,14 @@ class Candidates:
             if drawn.key not in self._memory:
                 if len(self._memory) >= REMEMBERED:
                     self._memory.clear()
-                legal, _ = self._paper(drawn)
-                self._memory[drawn.key] = self._look(drawn) if legal else None
+                legal, paper = self._paper(drawn)
+                self._memory[drawn.key] = self._look(drawn, paper) if legal else None
             candidate = self._memory[drawn.key]
             if candidate is not None:
                 found.append(candidate)
         return found
 
-    def _open(self, candidates: Iterable[Candidate], asked: frozenset[str]) -> list[Candidate]:
+    def _open(self, candidates: Iterable[Candidate], asked: frozenset[Hashable]) -> list[Candidate]:
         admits: Callable[[Any], bool] = self._problem.admits or (lambda _: True)
         return [
             candidate

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,6 @@ def _scale(values: set[Any]) -> tuple[bool, float]:
 
 
 def _totals(values: list[float]) -> list[float]:
-    if not values:
-        return [0.0] * 4
-    thirds = [part.mean() if len(part) else 0.0 for part in np.array_split(np.array(values), 3)]
-    return [sum(values), *map(float, thirds)]
+    cuts = [round(i * len(values) / 3) for i in range(4)]
+    parts = [values[low:high] for low, high in pairwise(cuts)]
+    return [sum(values), *(sum(part) / len(part) if part else 0.0 for part in parts)]

@@ -13,6 +13,7 @@ as in LEMONADE (arXiv 1804.09081).
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -134,7 +135,7 @@ class GreyBoxSampler(BaseSampler):
         self,
         seen: list[Observation],
         initial: int,
-        asked: frozenset[str],
+        asked: frozenset[Hashable],
         signs: Array,
         rng: np.random.Generator,
     ) -> Candidate:

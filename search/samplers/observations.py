@@ -134,7 +134,7 @@ def _from_record(
 ) -> Observation:
     params = dict(trial.params) if trial else {}
     distributions = dict(trial.distributions) if trial else {}
-    drawn = Draw(params, distributions, record.configuration, record.configuration.digest)
+    drawn = Draw(params, distributions, record.configuration, record.configuration)
     sights = tuple(_sight(rung, objectives, limits, signs) for rung in record.rungs)
     base = Observation(record.number, drawn, "waiting", sights)
     base = replace(base, baseline=record.purpose == "baseline")

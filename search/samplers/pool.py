@@ -8,8 +8,10 @@ configuration, or by crossing two.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from ...spaces.configuration import Configuration, digest
+from ...spaces.configuration import Configuration
 
 Choose = Callable[[str, BaseDistribution], Any]
 Suggest = Callable[[Any], Any]
@@ -72,13 +74,13 @@ class Draw:
 
     Args:
         configuration: what `suggest` returned; None where it returns none of ours.
-        key: equal for equal meaning.
+        key: equal for equal meaning. Not the digest: a thousand draws an ask have no time for it.
     """
 
     params: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]
     configuration: Configuration | None
-    key: str
+    key: Hashable
 
 
 def draw(suggest: Suggest, choose: Choose) -> Draw:
@@ -86,8 +88,9 @@ def draw(suggest: Suggest, choose: Choose) -> Draw:
     recorder = Recorder(choose)
     made = suggest(recorder)
     if isinstance(made, Configuration):
-        return Draw(recorder.params, recorder.distributions, made, made.digest)
-    return Draw(recorder.params, recorder.distributions, None, digest(_plain(recorder.params)))
+        return Draw(recorder.params, recorder.distributions, made, made)
+    key = tuple(sorted((name, repr(value)) for name, value in recorder.params.items()))
+    return Draw(recorder.params, recorder.distributions, None, key)
 
 
 def uniform(rng: np.random.Generator) -> Choose:
@@ -106,13 +109,22 @@ def structured(rng: np.random.Generator) -> Choose:
     def choose(name: str, distribution: BaseDistribution) -> Any:
         size = cardinality(distribution)
         kind = (stem(name), size)
+        if kind not in mixtures:
+            mixtures[kind] = _mixture(size, rng)
+        mixture = mixtures[kind]
         if size is None or size > FEW:
-            normal = mixtures.setdefault(kind, (rng.random(), rng.choice([0.05, 0.3])))
-            return from_unit(distribution, rng.normal(*normal))
-        shares = mixtures.setdefault(kind, rng.dirichlet(np.full(size, rng.choice([0.3, 1.0]))))
-        return from_unit(distribution, (rng.choice(size, p=shares) + 0.5) / size)
+            return from_unit(distribution, rng.normal(*mixture))
+        return from_unit(distribution, (bisect(mixture, rng.random()) + 0.5) / size)
 
     return choose
+
+
+def _mixture(size: int | None, rng: np.random.Generator) -> Any:
+    """Mean and deviation on the unit scale; for few values, the inner edges of their shares."""
+    if size is None or size > FEW:
+        return rng.random(), rng.choice((0.05, 0.3))
+    alpha = 0.3 if rng.random() < 0.5 else 1.0
+    return rng.dirichlet([alpha] * size).cumsum()[:-1].tolist()
 
 
 def mutated(
@@ -162,6 +174,7 @@ def repeated(params: Mapping[str, Any]) -> Choose:
     return lambda name, _: params[name]
 
 
+@cache
 def stem(name: str) -> str:
     """A parameter's name without its numbers: what repeats over layers has one stem.
 
@@ -234,8 +247,3 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
     except ValueError:
         return False
-
-
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    plain = (str, int, float, bool, type(None))
-    return {k: v if isinstance(v, plain) else repr(v) for k, v in params.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -71,6 +72,14 @@ def configuration(chosen, paper) -> Configuration:
         knobs = slots()[slot].technique(method).hyperparameters(paper)
         choices[slot] = Choice.of(method, **{knob.name: knob.default for knob in knobs} | settings)
     return Configuration.of(**choices)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled(tiny_models):
+    """Libraries' objects are not looked through again each time that a runner is closed."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +22,14 @@ from paretune.spaces.testing import (
 
 FAMILIES = {"bert": "classification", "llama": "language-modelling", "gpt2": "language-modelling"}
 ROWS = [(slot, method) for slot in slots() for method in slots()[slot].techniques]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled(tiny_models):
+    """Libraries' objects are not looked through again each time that a runner is closed."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @lru_cache

@@ -1,0 +1,148 @@
+"""The front of a run on any metrics that were stored, computed here and nowhere else.
+
+The baseline takes part: a trial that it beats on every count is no choice for anybody. Failed and
+paused trials never do, nor trials without a figure on an objective; a trial beyond one of the run's
+limits is judged apart.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from ..errors import UnknownName
+from ..search.limits import Limit, parse_limit
+from ..search.pareto import Array, Mask, front_probability, knee, non_dominated
+from ..search.records import Record
+from ..search.run import Run
+
+REDRAWS: Final = 200_000
+"""Rows redrawn for the probabilities, in all: 1,000 redraws of 200 trials take a second."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """Who is judged on some objectives, and who is beaten by nobody.
+
+    Args:
+        objectives: names of metrics.
+        judged: trials with a figure on each objective, within the limits, by number.
+        losses: `(n, m)` of the judged, lower is better.
+        stderrs: `(n, m)`, 0 where a figure has none.
+        excluded: how many trials are not judged, by reason.
+    """
+
+    objectives: tuple[str, ...]
+    judged: tuple[Record, ...]
+    losses: Array
+    stderrs: Array
+    excluded: Mapping[str, int]
+
+    @cached_property
+    def on(self) -> Mask:
+        """`(n,)`: nobody beats it on every objective."""
+        return non_dominated(self.losses)
+
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """The front, by number."""
+        return tuple(r for r, on in zip(self.judged, self.on, strict=True) if on)
+
+    @cached_property
+    def knee(self) -> int | None:
+        """Number of the trial at the knee, None where the front has fewer than three points."""
+        points = self.losses[self.on]
+        return self.records[knee(points)].number if len(points) > 2 else None
+
+    @cached_property
+    def probability(self) -> Mapping[int, float]:
+        """How likely each judged trial is on the front, given the figures' errors, by number."""
+        if not self.judged:
+            return {}
+        draws = min(1000, max(100, REDRAWS // len(self.judged)))
+        shares = front_probability(self.losses, self.stderrs, np.random.default_rng(0), draws)
+        return {r.number: float(p) for r, p in zip(self.judged, shares, strict=True)}
+
+
+def front_of(run: Run, objectives: Sequence[str] | None = None) -> Front:
+    """The front on some metrics.
+
+    Args:
+        run: as read.
+        objectives: None for the study's own.
+
+    Raises:
+        UnknownName: a metric that this run did not store.
+    """
+    names = tuple(objectives or (row.name for row in run.objectives))
+    for name in names:
+        if name not in stored_metrics(run):
+            raise UnknownName("metric of this run", name, stored_metrics(run))
+    broken = limits_broken(run)
+    reasons = {r.number: _why_not(r, names, broken[r.number]) for r in all_trials(run)}
+    judged = tuple(r for r in all_trials(run) if reasons[r.number] is None)
+    signs = [sign(run, name) for name in names]
+    rows = [[r.measurements[name] for name in names] for r in judged]
+    losses = [[(m.value or 0.0) * s for m, s in zip(row, signs, strict=True)] for row in rows]
+    errors = [[m.stderr or 0.0 for m in row] for row in rows]
+    shape = (len(judged), len(names))
+    return Front(
+        objectives=names,
+        judged=judged,
+        losses=np.array(losses, dtype=np.float64).reshape(shape),
+        stderrs=np.array(errors, dtype=np.float64).reshape(shape),
+        excluded=dict(Counter(reason for reason in reasons.values() if reason)),
+    )
+
+
+def all_trials(run: Run) -> tuple[Record, ...]:
+    """Baseline first, then every search trial."""
+    return (*((run.baseline,) if run.baseline else ()), *run.records)
+
+
+def stored_metrics(run: Run) -> tuple[str, ...]:
+    """Metrics for which at least one trial has a figure, in the catalogue's order."""
+    found = {
+        name for r in all_trials(run) for name, m in r.measurements.items() if m.value is not None
+    }
+    return tuple(name for name in run.metrics if name in found)
+
+
+def sign(run: Run, metric: str) -> float:
+    """What makes a figure of this metric a loss: -1 where more is better."""
+    return -1.0 if run.metrics[metric]["direction"] == "maximize" else 1.0
+
+
+def limits(run: Run) -> tuple[Limit, ...]:
+    """The run's limits, filled in with the baseline's figures where these are known."""
+    units = {name: row["unit"] for name, row in run.metrics.items()}
+    figures = values(run.baseline) if run.baseline else {}
+    return tuple(parse_limit(text, units).resolve(figures) for text in run.constraints)
+
+
+def limits_broken(run: Run) -> dict[int, tuple[str, ...]]:
+    """Limits that each trial does not keep, by number, as they were written."""
+    known = limits(run)
+    return {
+        r.number: tuple(limit.text for limit in known if not limit.satisfied(values(r)))
+        for r in all_trials(run)
+    }
+
+
+def values(record: Record) -> dict[str, float]:
+    """Every figure that a record has."""
+    return {n: m.value for n, m in record.measurements.items() if m.value is not None}
+
+
+def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str | None:
+    if record.state != "final":
+        return record.state
+    absent = [name for name in names if record.value(name) is None]
+    if absent:
+        return f"no {absent[0]}"
+    return f"not {broken[0]}" if broken else None

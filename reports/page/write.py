@@ -1,0 +1,212 @@
+"""The page: one HTML file that needs nothing else and asks nobody.
+
+What a person reads first (headline, bill, definitions) is written here as text; the script draws
+the rest from `payload`. Everything from the study is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from ...errors import BadRequest, StorageFailed
+from ...evaluators.measurement import Measurement
+from ...search.records import Record
+from ...search.run import Run
+from ..against import gaps
+from ..front import all_trials, front_of, limits, stored_metrics
+from ..history import failures, growth, sharing
+from ..units import readable, significant
+from ..words import confirmed_quality, difference, figure_in_words, headline, in_short, listed, title
+from .payload import payload
+
+HERE: Final = Path(__file__).parent
+BILL: Final = (
+    ("hours", "wall time"),
+    ("worker_hours", "work of all workers"),
+    ("kwh", "energy"),
+    ("kg_co2e", "CO2e"),
+    ("money", "money"),
+)
+
+
+def write_page(run: Run, path: Path) -> None:
+    """Writes a run's page.
+
+    Args:
+        run: as read, at any time of the search.
+        path: the HTML file; replaced whole, or left as it was.
+
+    Raises:
+        StorageFailed: the file cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        scratch.write_text(page(run), encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        raise StorageFailed(
+            f"cannot write {path}: {error}; give another place with --out"
+        ) from error
+
+
+def page(run: Run) -> str:
+    """The page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    recommended, why_none = _recommended(run)
+    number = recommended.number if recommended else None
+    environment = Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        **_about(run),
+        why_none=why_none,
+        recommended=_choice(run, recommended) if recommended else None,
+        bill=[_bill(name, words, run.bill[name]) for name, words in BILL if name in run.bill],
+        went=_went(run),
+        definitions=[{"title": title(n), "name": n, **run.metrics[n]} for n in stored_metrics(run)],
+        environment=_flat(run.environment),
+        study=_flat(run.study),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        data=Markup(script_json(payload(run, number))),
+        plotly=Markup(plotly_compressed()),
+    )
+
+
+def script_json(value: Any) -> str:
+    """JSON that may stand in a script element: nothing in it can end the element.
+
+    >>> script_json({"a": "</script>"})
+    '{"a":"\\\\u003c/script>"}'
+    """
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@cache
+def plotly_compressed() -> str:
+    """plotly's script from its installed package, as base64 of gzip."""
+    import plotly
+
+    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    return base64.b64encode(gzip.compress(script.read_bytes(), mtime=0)).decode()
+
+
+def _recommended(run: Run) -> tuple[Record | None, str]:
+    """The trial that selection gives without further wishes; else why there is none."""
+    from ...search.select import select
+
+    try:
+        number = select(run, (), None).number
+    except BadRequest as error:
+        return None, str(error)
+    return {record.number: record for record in all_trials(run)}[number], ""
+
+
+def _about(run: Run) -> dict[str, Any]:
+    study = run.study
+    model = PurePosixPath(str(study.get("model", ""))).name
+    task = study.get("task", {})
+    name = PurePosixPath(str(task.get("name", "") if isinstance(task, Mapping) else task)).name
+    ended = max((r.finished or 0.0 for r in all_trials(run)), default=0.0)
+    return {
+        "name": run.name,
+        "heading": " on ".join(part for part in (model, name) if part) or run.name,
+        "trials": len(all_trials(run)),
+        "front": len(front_of(run).records),
+        "objectives": listed([title(row.name) for row in run.objectives]),
+        "limits": [limit.text for limit in limits(run)],
+        "date": datetime.fromtimestamp(ended, UTC).strftime("%-d %B %Y") if ended else "",
+    }
+
+
+def _choice(run: Run, record: Record) -> dict[str, Any]:
+    """The recommended trial for the headline: sentence, figures beside the baseline's, test."""
+    baseline = run.baseline
+    found = gaps(run, record, baseline) if baseline and baseline is not record else []
+    rows = [
+        {
+            "title": title(gap.metric),
+            "mine": figure_in_words(record.measurements[gap.metric]),
+            "theirs": figure_in_words(baseline.measurements[gap.metric]),
+            "difference": difference(run, gap),
+            "verdict": gap.verdict,
+            "source": record.measurements[gap.metric].source,
+            "paired": gap.paired,
+        }
+        for gap in found
+        if baseline
+    ]
+    return {
+        "number": record.number,
+        "short": in_short(record.configuration),
+        "sentence": headline(run, record),
+        "rows": rows,
+        "test": _test(run, record),
+    }
+
+
+def _test(run: Run, record: Record) -> str:
+    mine = confirmed_quality(run, record.number)
+    theirs = confirmed_quality(run, run.baseline.number) if run.baseline else {}
+    wanted = [row.name for row in run.objectives if row.name in mine]
+    parts = [_on_test(name, mine[name], theirs.get(name)) for name in wanted]
+    return listed(parts) if parts else ""
+
+
+def _on_test(name: str, mine: Measurement, theirs: Measurement | None) -> str:
+    seeds = f"{mine.n} seeds" if mine.n and mine.n > 1 else "one seed"
+    against = f" (baseline {figure_in_words(theirs)})" if theirs else ""
+    return f"{title(name)} {figure_in_words(mine)}{against}, {seeds}"
+
+
+def _bill(name: str, words: str, figure: Mapping[str, Any]) -> dict[str, str]:
+    value = figure["value"]
+    if value is None:
+        return {"title": words, "value": "not known", "note": str(figure["reason"])}
+    shown = significant(value) if name == "money" else readable(value, figure["unit"])
+    unit = f" {figure['unit']}" if name == "money" else ""
+    conditions = figure.get("conditions", {})
+    told = [f"{key.replace('_', ' ')} {item}" for key, item in conditions.items() if item]
+    return {"title": words, "value": shown + unit, "note": "; ".join([figure["source"], *told])}
+
+
+def _went(run: Run) -> dict[str, Any]:
+    trials, shared = all_trials(run), sharing(run)
+    return {
+        "states": {
+            state: sum(r.state == state for r in trials) for state in ("final", "paused", "failed")
+        },
+        "excluded": front_of(run).excluded,
+        "failures": failures(run),
+        "refused": sorted(run.refused.items(), key=lambda row: -row[1]),
+        "shared": shared,
+        "spent": readable(shared.spent_seconds, "second"),
+        "saved": readable(shared.saved_seconds, "second"),
+        "growth": growth(run),
+    }
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
+    """Nested data as lines of `a.b` and a text."""
+    if isinstance(value, Mapping):
+        return [row for key, item in value.items() for row in _flat(item, f"{path}.{key}".strip("."))]
+    if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        return [row for i, item in enumerate(value) for row in _flat(item, f"{path}.{i}")]
+    if isinstance(value, list | tuple):
+        return [(path, ", ".join(str(item) for item in value))]
+    return [] if value is None else [(path, str(value))]

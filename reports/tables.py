@@ -1,0 +1,208 @@
+"""Tables of a run: its state, its front, a selection, every trial. Data first, text second.
+
+`status`, the front and a selection answer without pandas; `trials_table` alone brings it in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..search.records import Record
+from ..search.run import Run
+from .front import all_trials, front_of, limits_broken, stored_metrics
+from .units import readable
+from .words import figure_in_words, in_short
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def status(run: Run) -> dict[str, Any]:
+    """How far a run is and what it has cost, for a person or as JSON."""
+    trials = all_trials(run)
+    front = front_of(run)
+    return {
+        "run": str(run.folder),
+        "study": run.name,
+        "objectives": list(front.objectives),
+        "limits": list(run.constraints),
+        "trials": dict(Counter(record.state for record in trials)),
+        "budget": run.study.get("budget", {}),
+        "front": [record.number for record in front.records],
+        "not judged": dict(front.excluded),
+        "failures": dict(Counter(r.failure.kind for r in trials if r.failure)),
+        "refused": dict(run.refused),
+        "confirmed": sorted(run.confirmations),
+        "spent": {name: _bill_line(figure) for name, figure in run.bill.items()},
+    }
+
+
+def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The front as flat rows for the terminal, best in the first objective first.
+
+    Args:
+        run: as read.
+        objectives: any stored metrics, None for the study's own.
+
+    Raises:
+        UnknownName: a metric that this run did not store.
+    """
+    front = front_of(run, objectives)
+    order = sorted(zip(front.losses[front.on].tolist(), front.records, strict=True), key=_by_losses)
+    return [
+        {
+            "trial": record.number,
+            **{n: figure_in_words(record.measurements[n]) for n in front.objectives},
+            "on front": f"{front.probability[record.number]:.0%}",
+            "mark": ", ".join(_marks(run, record, front.knee)),
+            "configuration": in_short(record.configuration),
+        }
+        for _, record in order
+    ]
+
+
+def front_note(run: Run, objectives: Sequence[str] | None = None) -> str:
+    """Who is not on the front because it could not be judged; empty where all were.
+
+    Raises:
+        UnknownName: a metric that this run did not store.
+    """
+    excluded = front_of(run, objectives).excluded
+    reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
+    return f"not judged: {reasons}" if reasons else ""
+
+
+def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, Any]:
+    """The front as data.
+
+    Returns:
+        `objectives`, `trials` (each with `number`, `configuration`, `metrics`: every figure as a
+        Measurement, `on_front_probability`, `knee`, `baseline`) by number, and `excluded`: how many
+        trials were not judged, by reason.
+
+    Raises:
+        UnknownName: a metric that this run did not store.
+    """
+    front = front_of(run, objectives)
+    trials = [
+        {
+            **_trial_json(record),
+            "on_front_probability": front.probability[record.number],
+            "knee": record.number == front.knee,
+            "baseline": record.purpose == "baseline",
+        }
+        for record in front.records
+    ]
+    return {
+        "objectives": list(front.objectives),
+        "trials": trials,
+        "excluded": dict(front.excluded),
+    }
+
+
+def front_csv(run: Run, objectives: Sequence[str] | None = None) -> str:
+    """The front as CSV: one line a trial, a column for each choice and each figure with its error.
+
+    Raises:
+        UnknownName: a metric that this run did not store.
+    """
+    front = front_of(run, objectives)
+    names = [*front.objectives, *(n for n in stored_metrics(run) if n not in front.objectives)]
+    rows = [
+        {
+            "trial": record.number,
+            "on_front_probability": front.probability[record.number],
+            "knee": record.number == front.knee,
+            "baseline": record.purpose == "baseline",
+            **_figures(record, names),
+            **_choices(record),
+        }
+        for record in front.records
+    ]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or ["trial"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def selection_json(run: Run, selection: Any) -> dict[str, Any]:
+    """A selection as data."""
+    raise NameError
+
+
+def trials_table(run: Run) -> pd.DataFrame:
+    """Every trial, the baseline first: one row each.
+
+    Columns: `number`, `purpose`, `state`, `failure`, `rung`, `seconds`, `on_front` (the study's own
+    objectives), `limits_broken`, one for each `slot` and `slot.knob`, one for each stored metric
+    and its `_stderr`. Absent figures are NaN.
+    """
+    import pandas as pd
+
+    front = {record.number for record in front_of(run).records}
+    broken = limits_broken(run)
+    rows = [
+        {
+            "number": record.number,
+            "purpose": record.purpose,
+            "state": record.state,
+            "failure": record.failure.kind if record.failure else None,
+            "rung": record.rungs[-1].rung if record.rungs else None,
+            "seconds": record.seconds,
+            "on_front": record.number in front,
+            "limits_broken": ", ".join(broken[record.number]),
+            **_choices(record),
+            **_figures(record, stored_metrics(run)),
+        }
+        for record in all_trials(run)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _trial_json(record: Record) -> dict[str, Any]:
+    return {
+        "number": record.number,
+        "configuration": record.configuration.to_json(),
+        "metrics": {name: m.to_json() for name, m in record.measurements.items()},
+    }
+
+
+def _figures(record: Record, names: Sequence[str]) -> dict[str, float | None]:
+    columns: dict[str, float | None] = {}
+    for name in names:
+        figure = record.measurements.get(name)
+        columns[name] = figure.value if figure else None
+        if figure and figure.stderr is not None:
+            columns[f"{name}_stderr"] = figure.stderr
+    return columns
+
+
+def _choices(record: Record) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for slot, choice in record.configuration:
+        columns[slot] = choice.method
+        columns.update({f"{slot}.{name}": value for name, value in choice.settings})
+    return columns
+
+
+def _by_losses(row: tuple[list[float], Record]) -> tuple[list[float], int]:
+    return row[0], row[1].number
+
+
+def _marks(run: Run, record: Record, knee: int | None) -> list[str]:
+    marks = ["baseline"] if record.purpose == "baseline" else []
+    marks += ["knee"] if record.number == knee else []
+    return marks + (["confirmed"] if record.number in run.confirmations else [])
+
+
+def _bill_line(figure: dict[str, Any]) -> str:
+    value = figure["value"]
+    if value is None:
+        return f"not known: {figure['reason']}"
+    return f"{readable(value, figure['unit'])} ({figure['source']})"

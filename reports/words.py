@@ -1,0 +1,200 @@
+"""A run in words: metrics, configurations, figures, and one trial against another in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ..evaluators.measurement import Measurement
+from ..search.records import Record
+from ..search.run import Run
+from ..spaces.configuration import SLOTS, Choice, Configuration
+from .against import Z95, Gap, gaps
+from .units import readable, scale_of, significant
+
+TITLES: Final = {
+    "macro_f1": "macro F1",
+    "flops": "FLOPs",
+    "flops_per_token": "FLOPs per token",
+    "training_flops": "training FLOPs",
+    "latency_p50": "median latency",
+    "latency_p95": "95th-percentile latency",
+    "ttft_p50": "time to first token",
+    "tpot_p50": "time per token",
+    "model_bytes": "size on disk",
+    "payload_bytes": "size of weights",
+    "training_payload_bytes": "training payload",
+}
+"""Metrics whose names are not plain words already."""
+
+SLOT_TITLES: Final = {slot: "fine-tuning" if slot == "finetuning" else slot for slot in SLOTS}
+
+PROPER: Final = {
+    "lora": "LoRA",
+    "ia3": "IA3",
+    "bitfit": "BitFit",
+    "layernorm": "LayerNorm",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+"""Methods as their authors write them."""
+
+MANIFOLD: Final = 2.0
+"""A ratio from here on is told as "2.4 times", a smaller one in per cent."""
+
+TIMES: Final = "\u00d7"
+MINUS: Final = "\u2212"
+
+
+def title(metric: str) -> str:
+    """A metric's name as words.
+
+    >>> title("latency_p50"), title("peak_memory")
+    ('median latency', 'peak memory')
+    """
+    return TITLES.get(metric, metric.replace("_", " "))
+
+
+def choice_in_words(choice: Choice) -> str:
+    """What a slot holds.
+
+    >>> choice_in_words(Choice.of("lora", rank=8, learning_rate=0.0005))
+    'LoRA, learning rate 0.0005, rank 8'
+    """
+    knobs = [f"{name.replace('_', ' ')} {_setting(value)}" for name, value in choice.settings]
+    return ", ".join([_method(choice.method), *knobs])
+
+
+def in_short(configuration: Configuration) -> str:
+    """The methods alone, as a name for a row.
+
+    >>> in_short(Configuration.of(finetuning=Choice.of("lora", rank=8), precision=Choice.of("q8")))
+    'LoRA 8 · q8'
+    """
+    parts = [_short(choice) for slot, choice in configuration if slot != "recipe"]
+    return " · ".join(parts) or "as it is"
+
+
+def figure_in_words(figure: Measurement) -> str:
+    """A figure with its unit and 95 % interval; the reason where there is none.
+
+    >>> figure_in_words(Measurement(0.812, "fraction", "measured", stderr=0.0097))
+    '81.2 ± 1.9 %'
+    """
+    if figure.value is None:
+        return f"not known: {figure.reason}"
+    scale = scale_of([figure.value], figure.unit)
+    spread = f" ± {significant(Z95 * figure.stderr / scale.size, 2)}" if figure.stderr else ""
+    return f"{significant(figure.value / scale.size)}{spread}{scale.tail}"
+
+
+def difference(run: Run, gap: Gap) -> str:
+    """The signed difference with its 95 % interval, in points or per cent of the other figure."""
+    unit = run.metrics[gap.metric]["unit"]
+    if unit == "fraction":
+        size, name = 0.01, "points"
+    elif gap.theirs:
+        size, name = abs(gap.theirs) / 100, "%"
+    else:
+        return f"from 0 to {readable(gap.mine, unit)}"
+    middle = (gap.mine - gap.theirs) / size
+    spread = f" ± {significant(gap.half / size, 2)}" if gap.half else ""
+    return f"{_signed(middle)}{spread} {name}"
+
+
+def headline(run: Run, record: Record) -> str:
+    """A trial against the baseline in one sentence."""
+    baseline = run.baseline
+    if baseline is None or baseline.state != "final":
+        figures = [(title(r.name), record.value(r.name), r.unit) for r in run.objectives]
+        return _sentence(listed([f"{name} {readable(v, unit)}" for name, v, unit in figures]))
+    if record.number == baseline.number:
+        return "Nothing that was tried is a better choice than the baseline."
+    found = gaps(run, record, baseline)
+    better = [_noun(run, gap) for gap in found if gap.verdict == "better"]
+    worse = [_noun(run, gap) for gap in found if gap.verdict == "worse"]
+    even = [_even(run, gap) for gap in found if gap.verdict == "same"]
+    tail = f"; {listed(even)}" if even else ""
+    if not better:
+        return _sentence(f"against the baseline: {listed([*worse, *even])}")
+    gain = f"{listed(better)} than the baseline"
+    if not worse:
+        return _sentence(f"{gain}{tail or ', at no cost'}")
+    points = all(" points of " in words for words in worse)
+    price = listed(worse)
+    return _sentence(f"{price} buy {gain}{tail}" if points else f"for {price}: {gain}{tail}")
+
+
+def confirmed_quality(run: Run, number: int) -> dict[str, Measurement]:
+    """Quality on the test split by metric, from a trial's confirmations: the mean of its seeds.
+
+    Empty where the trial was not confirmed. The standard error is that over items or that over
+    seeds, whichever is larger.
+    """
+    repeats = [r for r in run.confirmations.get(number, ()) if r.state == "final"]
+    names = [name for name, row in run.metrics.items() if row["resource"] == "quality"]
+    figures = {n: [r.measurements[n] for r in repeats if r.value(n) is not None] for n in names}
+    return {name: _mean(found) for name, found in figures.items() if found}
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts as a person lists them.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _mean(figures: Sequence[Measurement]) -> Measurement:
+    values = [f.value for f in figures if f.value is not None]
+    mean = sum(values) / len(values)
+    errors = [f.stderr for f in figures if f.stderr is not None]
+    if len(values) > 1:
+        spread = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        errors.append(math.sqrt(spread / len(values)))
+    stderr = max(errors, default=None)
+    return Measurement(mean, figures[0].unit, "measured", stderr, len(values), "seeds")
+
+
+def _noun(run: Run, gap: Gap) -> str:
+    row, more, name = run.metrics[gap.metric], gap.mine > gap.theirs, title(gap.metric)
+    if row["unit"] == "fraction":
+        spent = gap.verdict == "worse" and row["direction"] == "maximize"
+        amount = f"{significant(abs(gap.mine - gap.theirs) * 100, 2)} points"
+        return f"{amount} {'of' if spent else 'more' if more else 'less'} {name}"
+    word = (("smaller", "larger") if row["unit"] == "byte" else ("lower", "higher"))[more]
+    if gap.theirs <= 0 or gap.mine <= 0:
+        return f"{readable(abs(gap.mine - gap.theirs), row['unit'], 2)} {word} {name}"
+    ratio = max(gap.mine, gap.theirs) / min(gap.mine, gap.theirs)
+    if ratio >= MANIFOLD:
+        return f"{significant(ratio, 2)} {TIMES} {word} {name}"
+    return f"{significant(100 * abs(gap.mine / gap.theirs - 1), 2)} % {word} {name}"
+
+
+def _even(run: Run, gap: Gap) -> str:
+    if gap.mine == gap.theirs:
+        return f"{title(gap.metric)} is the same"
+    return f"{title(gap.metric)} differs by {difference(run, gap)}, within its error"
+
+
+def _signed(number: float) -> str:
+    return f"{number:+.{0 if abs(number) >= 10 else 1}f}".replace("-", MINUS)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _method(name: str) -> str:
+    return PROPER.get(name, name.replace("_", " "))
+
+
+def _short(choice: Choice) -> str:
+    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
+    return " ".join([_method(choice.method), *(_setting(value) for value in told)])
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

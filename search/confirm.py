@@ -1,0 +1,101 @@
+"""Confirmation: the finished front seen once on the test split, and again under new seeds.
+
+Test figures are taken once, for the front that the validation split decided, never to decide it.
+The recommended point and the baseline are made anew under further seeds: a lucky seed shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from .driver import Done, Wait
+from .pareto import contributions, non_dominated
+from .records import TRANSIENT, Ask, Record, State
+from .select import recommend
+from .storage import StudyStorage
+
+if TYPE_CHECKING:
+    from .rules import Knowledge
+
+MOST_POINTS: Final = 12
+"""Front points that are confirmed; of a larger front, those that add most hypervolume."""
+
+
+class Confirmer:
+    """Repeats of trials at full fidelity, kept beside the trials.
+
+    Args:
+        storage: the run's records.
+        wanted: (trial, seed) pairs; those already stored are not made again.
+        rung: the last.
+    """
+
+    def __init__(self, storage: StudyStorage, wanted: Sequence[tuple[int, int]], rung: int) -> None:
+        self.wanted = tuple(wanted)
+        self._storage = storage
+        self._rung = rung
+        self._busy: set[tuple[int, int]] = set()
+        self._attempts: Counter[tuple[int, int]] = Counter()
+
+    def next(self) -> Ask | Wait | Done:
+        """The next repeat that is not stored yet."""
+        for number, seed in self.wanted:
+            if (number, seed) in self._busy or self._made(number, seed):
+                continue
+            self._busy.add((number, seed))
+            trial, attempt = self._storage.records[number], self._attempts[number, seed]
+            return Ask(number, trial.configuration, self._rung, seed, "confirm", attempt)
+        return Wait() if self._busy else Done("the front is confirmed")
+
+    def prior(self, ask: Ask) -> Record | None:
+        """A repeat starts from nothing but its ask."""
+        return Record(ask.number, ask.configuration, "running", ask.seed, "confirm")
+
+    def tell(self, record: Record) -> Record:
+        """Stores a repeat; one that failed for a passing reason is made once more."""
+        which = (record.number, record.seed)
+        self._busy.remove(which)
+        kind = record.failure.kind if record.failure else None
+        if kind in TRANSIENT and not self._attempts[which]:
+            self._attempts[which] += 1
+            return record.with_state("queued")
+        state: State = "failed" if kind else "final"
+        record = replace(record, state=state, attempts=self._attempts[which] + 1)
+        self._storage.confirm(record)
+        self._storage.beat()
+        return record
+
+    def beat(self) -> None:
+        """Says that the driver lives."""
+        self._storage.beat()
+
+    def _made(self, number: int, seed: int) -> bool:
+        return any(r.seed == seed for r in self._storage.confirmations.get(number, ()))
+
+
+def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
+    """What is to be repeated: (trial, seed), the recommended point's new seeds last.
+
+    The front of final trials that keep every limit, and the baseline, under the study's own seed;
+    then the recommended point under `confirm.seeds` further ones.
+    """
+    study, storage = knowledge.study, knowledge.storage
+    final = [r for r in storage.records.values() if r.state == "final"]
+    kept = [r for r in final if not any(v > 0 for v in knowledge.violations(r).values())]
+    pairs = [(record, loss) for record in kept if (loss := knowledge.losses(record)) is not None]
+    if not pairs:
+        return []
+    losses = np.array([loss for _, loss in pairs])
+    front = [i for i, on in enumerate(non_dominated(losses)) if on]
+    if len(front) > MOST_POINTS:
+        worth = contributions(losses[front], losses.max(axis=0) + 1e-9)
+        front = [front[i] for i in np.argsort(-worth, kind="stable")[:MOST_POINTS]]
+    chosen = recommend(knowledge)
+    numbers = dict.fromkeys([0, chosen, *(pairs[i][0].number for i in front)])
+    again = [(chosen, study.seed + 1 + i) for i in range(study.confirm.seeds)]
+    return [*((number, study.seed) for number in numbers if number in storage.records), *again]

@@ -1,0 +1,209 @@
+"""Progress: what a person sees while a search runs; a live display, or plain lines off a terminal.
+
+`standing` is the tested part: the figures. What draws them is dumb.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .budget import Budget, Spent
+from .events import Event, Listener, ignore
+from .pareto import hypervolume
+from .records import Record
+from .run import ObjectiveRow
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .driver import Driver
+    from .rules import Knowledge
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a search stands.
+
+    Args:
+        done, failed, paused: search trials by state.
+        best: objective name to its best figure so far, with unit.
+        hypervolume: of the final trials, None before the reference point is frozen.
+        cached, stages: stages that trials found made, of all that they rest on.
+        left: what remains of each budget, in words.
+    """
+
+    done: int
+    failed: int
+    paused: int
+    best: tuple[tuple[str, str], ...]
+    hypervolume: float | None
+    cached: int
+    stages: int
+    left: tuple[str, ...]
+
+
+class Losses(Protocol):
+    """A record's objective figures, lower is better; None where one is missing."""
+
+    def __call__(self, record: Record) -> Sequence[float] | None:
+        """The figures."""
+        ...
+
+
+def standing(
+    records: Sequence[Record],
+    rows: Sequence[ObjectiveRow],
+    losses: Losses,
+    reference: Sequence[float] | None,
+    budget: Budget,
+    spent: Spent,
+) -> Standing:
+    """The figures of a search's progress.
+
+    Args:
+        records: every trial.
+        rows: the objectives.
+        losses: of a record.
+        reference: as losses, None while it is not frozen.
+        budget, spent: limits and what was used.
+    """
+    states = [record.state for record in records if record.purpose == "search"]
+    final = [loss for r in records if r.state == "final" and (loss := losses(r)) is not None]
+    points = np.array(final).reshape(-1, len(rows))
+    volume = None
+    if reference is not None and len(points):
+        volume = hypervolume(points, np.array(reference))
+    stages = [stage for record in records for stage in record.stages]
+    return Standing(
+        done=states.count("final"),
+        failed=states.count("failed"),
+        paused=states.count("paused"),
+        best=tuple(_best(row, points[:, i]) for i, row in enumerate(rows) if len(points)),
+        hypervolume=volume,
+        cached=sum(stage.cached for stage in stages),
+        stages=len(stages),
+        left=tuple(_left(budget, spent)),
+    )
+
+
+@contextmanager
+def follow(knowledge: Knowledge, driver: Driver, *, quiet: bool) -> Iterator[Listener]:
+    """A listener that shows a search on standard error while the block runs.
+
+    Args:
+        knowledge, driver: of the search.
+        quiet: shows nothing.
+    """
+    if quiet:
+        yield ignore
+    elif sys.stderr.isatty():
+        with _Display(knowledge, driver).live() as listener:
+            yield listener
+    else:
+        yield _Lines(knowledge)
+
+
+@dataclass
+class _Lines:
+    """One line per thing that happened."""
+
+    knowledge: Knowledge
+    started: float = field(default_factory=time.monotonic)
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "step":
+            return
+        seconds = time.monotonic() - self.started
+        trial = "" if event.number is None else f"trial {event.number} "
+        text = f"{event.kind} {event.text}" if event.kind != "message" else event.text
+        record = self.knowledge.storage.records.get(event.number or 0)
+        figures = _figures(self.knowledge, record) if event.kind == "told" and record else ""
+        print(f"{seconds:7.1f} s  {trial}{text}{figures}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class _Display:
+    """The live display: a table of figures and what each trial under way is doing."""
+
+    knowledge: Knowledge
+    driver: Driver
+    doing: dict[int, str] = field(default_factory=dict)
+    said: str = ""
+
+    @contextmanager
+    def live(self) -> Iterator[Listener]:
+        """Draws until the block ends."""
+        from rich.console import Console
+        from rich.live import Live
+
+        console = Console(stderr=True)
+        with Live(get_renderable=self.draw, console=console, refresh_per_second=2, transient=False):
+            yield self.hear
+
+    def hear(self, event: Event) -> None:
+        """Takes in an event."""
+        if event.number is None:
+            self.said = event.text
+        elif event.kind == "told":
+            self.doing.pop(event.number, None)
+        else:
+            share = f" {event.done}/{event.total}" if event.total else ""
+            self.doing[event.number] = f"{event.text}{share}"
+
+    def draw(self) -> RenderableType:
+        """The display as it is now."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        known = self.knowledge
+        now = standing(
+            list(known.storage.records.values()),
+            known.study.objective_rows(),
+            known.losses,
+            known.reference_losses(),
+            known.study.budget.spec(),
+            self.driver.spent(),
+        )
+        table = Table.grid(padding=(0, 2))
+        for name, value in _rows(now):
+            table.add_row(Text(name, style="bold"), Text(value))
+        doing = [Text(f"trial {n}: {what}") for n, what in sorted(self.doing.items())]
+        return Group(table, *doing, Text(self.said, style="dim"))
+
+
+def _rows(now: Standing) -> Iterator[tuple[str, str]]:
+    yield "trials", f"{now.done} final, {now.paused} paused, {now.failed} failed"
+    if now.best:
+        yield "best", ", ".join(f"{name} {value}" for name, value in now.best)
+    if now.hypervolume is not None:
+        yield "hypervolume", f"{now.hypervolume:.5g}"
+    yield "stages", f"{now.cached} of {now.stages} found made"
+    if now.left:
+        yield "left", ", ".join(now.left)
+
+
+def _best(row: ObjectiveRow, losses: Any) -> tuple[str, str]:
+    value = float(losses.min()) * (-1.0 if row.direction == "maximize" else 1.0)
+    unit = "" if row.unit in ("fraction", "dimensionless") else f" {row.unit}"
+    return row.name, f"{value:.4g}{unit}"
+
+
+def _left(budget: Budget, spent: Spent) -> Iterator[str]:
+    for name in ("trials", "trainings", "minutes", "kwh", "money"):
+        limit, used = getattr(budget, name), getattr(spent, name)
+        if limit is not None and used is not None:
+            yield f"{max(limit - used, 0):.3g} {name}"
+
+
+def _figures(knowledge: Knowledge, record: Record) -> str:
+    rows = knowledge.study.objective_rows()
+    known = [(row.name, record.value(row.name)) for row in rows]
+    return "".join(f", {name} {value:.4g}" for name, value in known if value is not None)

@@ -1,0 +1,138 @@
+"""The quote: what a search would cost, before any of it runs. Always `modelled`, with a range.
+
+A sample of legal configurations is lowered; their trainings are counted in FLOPs, and FLOPs become
+seconds at this machine's own matrix-product rate times the share of it that training reaches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import StudyError
+from ..evaluators.compute.backward import training_step_flops
+from ..spaces.configuration import Configuration
+from ..spaces.lower import Graph, Node, lower
+from ..spaces.profile import forward_flops, parameters
+from ..spaces.runtimes import RUNTIMES
+from ..spaces.space import Space
+from ..spaces.steps import Train
+from .rules import Lookup, tariff
+from .stages import StageStore, cache_root
+from .study import Study
+from .subject import load_material
+
+SAMPLE: Final = 200
+REACHED: Final = (0.15, 0.6)
+"""Share of a processor's matrix-product rate that training a transformer reaches, low and high."""
+
+JUDGING_SECONDS: Final = (2.0, 8.0)
+"""Opening an artifact, timing it and reading its power, low and high."""
+
+
+def quote(study: Study) -> dict[str, Any]:
+    """What a search would cost.
+
+    Args:
+        study: as resolved.
+
+    Returns:
+        Trials, trainings, hours, kWh and disk, each `[low, high]`, and what they rest on.
+
+    Raises:
+        StudyError: no configuration of the space is legal.
+    """
+    store = StageStore(cache_root())
+    material = load_material(study, store.root / "data")
+    subject = material.subject
+    space = Space.of(study.space, subject.paper)
+    lookup = Lookup(subject)
+    drawn = list({c.digest: c for c in space.sample(SAMPLE, study.seed)}.values())
+    legal = [c for c in drawn if not lookup.objections(c)]
+    if not legal:
+        raise StudyError(f"none of {len(drawn)} sampled configurations is legal; widen the space")
+    trials = study.budget.trials or 100
+    base = lower(subject.baseline, subject)
+    graphs = [lookup.graph(c) for c in legal]
+    trainings = _trainings(study, legal, lookup, trials)
+    tokens = material.task.max_length
+    flops = _training_flops(base, tokens, long=True)
+    flops += (trainings - 1) * _mean([_training_flops(g, tokens, long=True) for g in graphs])
+    flops += trials * _mean([_training_flops(g, tokens, long=False) for g in graphs])
+    items = len(material.task.splits["validation"])
+    flops += trials * forward_flops(subject.profile, items, tokens)
+    rate = matrix_rate()
+    hours = [
+        (flops / (rate * share) + trials * judging) / study.engine.workers / 3600
+        for share, judging in zip(reversed(REACHED), JUDGING_SECONDS, strict=True)
+    ]
+    if study.budget.minutes is not None:
+        hours = [min(value, study.budget.minutes / 60) for value in hours]
+    watts = tariff(study).watts
+    return {
+        "trials": trials,
+        "trainings": trainings,
+        "hours": _range(hours),
+        "kwh": None
+        if watts is None
+        else _range([h * watts * study.engine.workers / 1000 for h in hours]),
+        "disk_gb": _range([_disk(trainings, trials, graphs, low) / 1e9 for low in (True, False)]),
+        "legal_share_of_draws": round(len(legal) / len(drawn), 3),
+        "matrix_product_gflops": round(rate / 1e9, 1),
+        "source": "modelled: FLOPs on paper, at 15 to 60 % of this machine's matrix-product rate",
+    }
+
+
+def matrix_rate(seconds: float = 0.4, size: int = 512) -> float:
+    """FLOP/s of single-precision matrix products here and now, with the threads that NumPy uses."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((size, size), dtype=np.float32)
+    a @ a
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        a @ a
+        done += 1
+    return done * 2 * size**3 / (time.perf_counter() - started)
+
+
+def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, trials: int) -> int:
+    """Long trainings, the baseline's among them: a sample says how often a new one is drawn."""
+    seen = {name for c in legal[:trials] for name in lookup.trainings(c)}
+    limit = study.budget.trainings
+    return 1 + len(seen) if limit is None else min(limit, 1 + len(seen))
+
+
+def _training_flops(graph: Graph, tokens: int, *, long: bool) -> float:
+    total = 0.0
+    for node in _whole(graph):
+        if (node.training is not None) == long:
+            recipe = node.before.recipe
+            step = training_step_flops(node.before.profile, recipe.trainable, recipe.batch, tokens)
+            total += sum(step) * recipe.total_steps
+    return total
+
+
+def _whole(graph: Graph) -> list[Node]:
+    """The last Train of each chain: a chain over the rungs is one training."""
+    trains = [node for node in graph if isinstance(node.step, Train)]
+    return [n for n in trains if n.until_step == n.before.recipe.total_steps]
+
+
+def _disk(trainings: int, trials: int, graphs: Sequence[Graph], low: bool) -> float:
+    weights = _mean([4.0 * parameters(g.paper.profile) for g in graphs])
+    artifact = _mean(
+        [float(RUNTIMES[g.paper.runtime or "eager"].payload_bytes(g.paper.profile)) for g in graphs]
+    )
+    states = 1 if low else 4  # a training paused at a lower rung keeps its optimiser's state
+    return trainings * states * weights + trials * (artifact + (0 if low else weights))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [float(f"{value:.2g}") for value in values]

@@ -1,0 +1,234 @@
+"""A session: from a study to a finished run, or from a run to more of it.
+
+Everything that can be refused is refused before anything is stored. Then the engine loops, the
+front is confirmed on the test split, and the run is closed in good order, whatever ended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from ..errors import StepFailed, StudyError, WorkFailed
+from ..evaluators.catalogue import metrics
+from ..evaluators.environment import environment
+from ..spaces.configuration import Configuration
+from ..spaces.lower import lower, walk
+from ..spaces.space import Space
+from .confirm import Confirmer, confirmations
+from .driver import Done, Driver, Source
+from .engines.attempt import Work
+from .engines.slot import Limits
+from .events import Event, Listener, log_to
+from .progress import follow
+from .rules import Knowledge
+from .run import Header, Run, read_about, read_run, write_json
+from .samplers import sampler
+from .stages import StageStore, cache_root
+from .storage import StudyStorage, guarded, move
+from .study import Study, load_study
+from .study_checks import enqueued
+from .subject import Material, load_material
+from .trial import TrialWork
+
+Evaluate = Callable[[Configuration, int], Mapping[str, float]]
+"""A user's own function: configuration and seed to figures by metric name."""
+
+
+def start(
+    study: Study, folder: Path, *, quiet: bool = False, evaluate: Evaluate | None = None
+) -> dict[str, Any]:
+    """Searches from the beginning, or goes on where the folder's own run stopped.
+
+    Args:
+        study: as resolved.
+        folder: the run's; made where there is none.
+        quiet: no progress.
+        evaluate: judges configurations in place of making them; None: models are made.
+
+    Returns:
+        What came out, in a few fields; `read_run(folder)` has everything.
+
+    Raises:
+        BadRequest: the study cannot be searched; nothing was stored.
+        StorageFailed: the run cannot be written.
+    """
+    study = _with_possible_rungs(study)
+    store = StageStore(cache_root())
+    store.sweep()
+    material = load_material(study, store.root / "data")
+    space = Space.of(study.space, material.subject.paper)
+    _refuse(study, material, space)
+    storage = StudyStorage.open(folder, _header(study))
+    with closing(storage):
+        _describe(storage, study)
+        knowledge = Knowledge(study, material, space, storage)
+        return _search(knowledge, quiet=quiet, evaluate=evaluate)
+
+
+def go_on(
+    folder: Path,
+    *,
+    trials: int | None = None,
+    minutes: float | None = None,
+    storage: str | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Resumes a run, with more budget where that is given.
+
+    Args:
+        folder: the run's.
+        trials, minutes: the new totals, what is done included; None: as before.
+        storage: an Optuna URL to which a local study is copied first; None: it stays.
+
+    Raises:
+        RunError: no run there, or another driver holds it.
+    """
+    read_about(folder)
+    if storage is not None:
+        move(folder, storage)
+    given = {"budget.trials": trials, "budget.minutes": minutes}
+    overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
+    return start(load_study(folder / "study.yaml", overrides), folder, quiet=quiet)
+
+
+def search(
+    study: Study | Mapping[str, Any] | Path | str,
+    run: Path | str,
+    *,
+    evaluate: Evaluate | None = None,
+    quiet: bool = True,
+) -> Run:
+    """The Python face of `paretune search`.
+
+    Args:
+        study: a `Study`, the same as plain data, or the path of a study file.
+        run: the run's folder.
+        evaluate: your own judge: configuration and seed to figures by metric name.
+        quiet: no progress.
+
+    Raises:
+        BadRequest: the study cannot be searched.
+    """
+    if isinstance(study, Path | str):
+        study = load_study(Path(study))
+    elif not isinstance(study, Study):
+        study = Study.from_dict(study)
+    start(study, Path(run), quiet=quiet, evaluate=evaluate)
+    return read_run(Path(run))
+
+
+def _search(knowledge: Knowledge, *, quiet: bool, evaluate: Evaluate | None) -> dict[str, Any]:
+    study, storage = knowledge.study, knowledge.storage
+    driver = Driver(storage, knowledge.rules())
+    work: Work = TrialWork(storage.folder)
+    if evaluate is not None:
+        from .function import FunctionWork
+
+        work = FunctionWork(evaluate, study)
+    log = log_to(storage.folder / "log.jsonl")
+    with follow(knowledge, driver, quiet=quiet) as show:
+
+        def listen(event: Event) -> None:
+            log(event)
+            show(event)
+
+        ended = _run(driver, work, study, listen, here=evaluate is not None)
+        listen(Event("message", ended.reason))
+        if evaluate is None and ended.reason != "interrupted":
+            confirmer = Confirmer(storage, confirmations(knowledge), len(study.fidelity.rungs) - 1)
+            ended = _run(confirmer, work, study, listen, here=False) if confirmer.wanted else ended
+    return _summary(storage, ended)
+
+
+def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bool) -> Done:
+    trial = study.trial
+    limits = Limits(trial.timeout_seconds, trial.memory_bytes, study.workload.threads)
+    engine = study.engine
+    if here:
+        from .engines.local import run_here
+
+        return run_here(source, work, listen)
+    if engine.kind == "ray":
+        from .engines.ray import Cluster, run_cluster
+
+        needs = engine.per_trial.model_dump() if engine.per_trial else {"cpu": 1.0}
+        return run_cluster(
+            source, work, Cluster(engine.workers, engine.address, needs), limits, listen
+        )
+    from .engines.local import run_processes
+
+    return run_processes(source, work, engine.workers, limits, listen)
+
+
+def _refuse(study: Study, material: Material, space: Space) -> None:
+    """Raises for what can be seen to fail before anything runs."""
+    try:
+        lower(material.subject.baseline, material.subject)
+    except StepFailed as error:
+        raise StudyError(f"the baseline cannot be made: {error}") from error
+    for wanted in enqueued(study.enqueue, space):
+        objections = walk(wanted, material.subject).objections
+        if objections:
+            raise StudyError(f"an enqueued configuration is illegal: {'; '.join(objections)}")
+
+
+def _with_possible_rungs(study: Study) -> Study:
+    """Samplers that do not read records know one fidelity."""
+    if sampler(study.sampler).reads_records or len(study.fidelity.rungs) == 1:
+        return study
+    data = study.to_json()
+    data["fidelity"] = {"rungs": [1.0]}
+    return Study.from_dict(data)
+
+
+def _header(study: Study) -> Header:
+    table = metrics()
+    rows = {
+        name: {
+            "unit": row.unit,
+            "direction": row.direction,
+            "resource": row.resource,
+            "definition": row.definition,
+        }
+        for name, row in table.items()
+    }
+    own = {
+        name: {**row.model_dump(), "resource": "quality"}
+        for name, row in study.custom_metrics.items()
+    }
+    return Header(
+        name=Path(study.model).name,
+        study=study.to_json(),
+        objectives=study.objective_rows(),
+        metrics={**rows, **own},
+        constraints=study.constraints,
+    )
+
+
+def _describe(storage: StudyStorage, study: Study) -> None:
+    with guarded(storage.folder):
+        part = storage.folder / ".study.yaml.part"
+        part.write_text(study.dump_yaml(), encoding="utf-8")
+        part.replace(storage.folder / "study.yaml")
+        write_json(storage.folder / "environment.json", environment())
+
+
+def _summary(storage: StudyStorage, ended: Done) -> dict[str, Any]:
+    records = [r for r in storage.records.values() if r.purpose == "search"]
+    if not any(r.state == "final" for r in storage.records.values()):
+        failures = [r.failure for r in storage.records.values() if r.failure]
+        if failures:
+            raise WorkFailed(f"no trial succeeded; {failures[0].kind}: {failures[0].message}")
+    states = [record.state for record in records]
+    return {
+        "run": str(storage.folder),
+        "ended": ended.reason,
+        "trials": len(records),
+        "final": states.count("final"),
+        "paused": states.count("paused"),
+        "failed": states.count("failed"),
+        "minutes": round(storage.spent_seconds() / 60, 2),
+    }

@@ -1,0 +1,136 @@
+"""A trial on a tiny model and a small file of real words, from ask to record."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+from paretune.search.records import Ask
+from paretune.search.stages import StageStore
+from paretune.search.study import Study
+from paretune.search.subject import load_material
+from paretune.search.trial import Laboratory, TrialWork
+from paretune.spaces.configuration import Choice, Configuration
+
+FULL = Choice.of("full", learning_rate=5e-4)
+
+
+def write_task(path: Path, rows: int = 160) -> Path:
+    """Films, good or bad, in the words that the tiny tokenizers know."""
+    rng = random.Random(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        for i in range(rows):
+            word, label = [("good", "pos"), ("bad", "neg")][i % 2]
+            noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
+            writer.writerow([f"the film was {word} {noise}", label])
+    return path
+
+
+@pytest.fixture(scope="module")
+def laboratory(tiny_models: dict[str, Path], tmp_path_factory) -> Laboratory:
+    folder = tmp_path_factory.mktemp("trial")
+    study = Study.from_dict(
+        {
+            "model": str(tiny_models["bert"]),
+            "task": {"name": str(write_task(folder / "films.csv")), "max_length": 16},
+            "workload": {"batch": 1, "prompt_tokens": 16, "threads": 1},
+            "objectives": ["accuracy", "latency_p50", "model_bytes"],
+            "space": {"finetuning": {"methods": ["full"], "full": {"learning_rate": 5e-4}}},
+            "fidelity": {"rungs": [0.5, 1.0]},
+        }
+    )
+    store = StageStore(folder / "cache")
+    return Laboratory(study, load_material(study, folder / "data"), store, folder / "samples")
+
+
+def silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+def judged(laboratory: Laboratory, ask: Ask):
+    from paretune.search.records import Record
+
+    blank = Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
+    return laboratory.judge(ask, blank, silent)
+
+
+def test_a_trial_has_figures_with_unit_source_and_spread(laboratory: Laboratory):
+    ask = Ask(1, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    record = judged(laboratory, ask)
+    accuracy = record.measurements["accuracy"]
+    assert accuracy.value is not None
+    assert (accuracy.unit, accuracy.source, accuracy.over) == ("fraction", "measured", "items")
+    assert dict(accuracy.conditions)["split"] == "validation"
+    assert record.measurements["parameters"].source == "exact"
+    latency = record.measurements["latency_p50"]
+    assert latency.stderr is not None
+    assert record.measurements["peak_memory"].value is None
+    assert record.measurements["peak_memory"].reason
+    assert record.measurements["perplexity"].reason
+    assert record.state == "final"
+
+
+def test_model_bytes_are_the_sizes_of_the_files_that_were_written(laboratory: Laboratory):
+    ask = Ask(1, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    _, artifact, _ = laboratory.make(ask, 1, silent)
+    record = judged(laboratory, ask)
+    payload = record.value("payload_bytes")
+    size = record.value("model_bytes")
+    assert payload is not None
+    assert size is not None
+    assert size >= payload
+    assert size <= sum(p.stat().st_size for p in artifact.iterdir())
+
+
+def test_a_higher_rung_goes_on_from_the_lower_one_and_a_sibling_reuses_it(laboratory: Laboratory):
+    configuration = Configuration.of(finetuning=Choice.of("full", learning_rate=3e-4))
+    low = judged(laboratory, Ask(2, configuration, rung=0, seed=0))
+    assert low.state == "paused"
+    high = judged(laboratory, Ask(2, configuration, rung=1, seed=0))
+    trains = [stage for stage in high.stages if stage.trains]
+    assert [stage.cached for stage in trains] == [True, False]
+    assert trains[0].training == trains[1].training
+    smaller = configuration.replace(precision=Choice.of("bf16", embeddings="bf16", head="fp32"))
+    sibling = judged(laboratory, Ask(3, smaller, rung=1, seed=0))
+    assert all(stage.cached for stage in sibling.stages if stage.trains)
+    assert sibling.value("model_bytes") < high.value("model_bytes")
+
+
+def test_answers_are_kept_item_by_item_and_are_the_same_when_made_again(
+    laboratory: Laboratory, tmp_path: Path
+):
+    from dataclasses import replace
+
+    from paretune.evaluators.quality.predictions import load_predictions
+
+    ask = Ask(1, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    one = judged(laboratory, ask)
+    stored = load_predictions(laboratory.samples, one.files["predictions"])
+    assert len(stored.items) == len(laboratory.material.task.splits["validation"])
+    other = replace(laboratory, store=StageStore(tmp_path / "cache"))
+    assert judged(other, ask).files["predictions"] == one.files["predictions"]
+
+
+def test_confirmation_judges_the_test_split_and_takes_peak_memory(laboratory: Laboratory):
+    ask = Ask(1, Configuration.of(finetuning=FULL), rung=0, seed=0, purpose="confirm")
+    record = judged(laboratory, ask)
+    assert dict(record.measurements["accuracy"].conditions)["split"] == "test"
+    peak = record.measurements["peak_memory"]
+    assert peak.value is not None, peak.reason
+
+
+def test_another_seed_is_another_training(laboratory: Laboratory):
+    configuration = Configuration.of(finetuning=FULL)
+    one = judged(laboratory, Ask(1, configuration, rung=1, seed=0))
+    other = judged(laboratory, Ask(1, configuration, rung=1, seed=1))
+    assert one.stages[-1].key != other.stages[-1].key
+
+
+def test_the_work_of_a_run_is_small_enough_to_send(tmp_path: Path):
+    import pickle
+
+    assert len(pickle.dumps(TrialWork(tmp_path))) < 1000
