@@ -55,9 +55,13 @@ class Front:
 
     @cached_property
     def knee(self) -> int | None:
-        """Number of the trial at the knee, None where the front has fewer than three points."""
-        points = self.losses[self.on]
-        return self.records[knee(points)].number if len(points) > 2 else None
+        """Number of the trial at the knee, None where the front has fewer than three trials.
+
+        The baseline is no choice to be made, so it cannot be the knee.
+        """
+        tried = np.array([record.purpose != "baseline" for record in self.judged], dtype=bool)
+        rows = np.flatnonzero(self.on & tried)
+        return self.judged[rows[knee(self.losses[rows])]].number if len(rows) > 2 else None
 
     @cached_property
     def probability(self) -> Mapping[int, float]:

@@ -9,6 +9,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..search.records import Record
@@ -19,6 +20,8 @@ from .words import figure_in_words, in_short
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..search.select import Selection
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -131,9 +134,19 @@ def front_csv(run: Run, objectives: Sequence[str] | None = None) -> str:
     return text.getvalue()
 
 
-def selection_json(run: Run, selection: Any) -> dict[str, Any]:
-    """A selection as data."""
-    raise NameError
+def selection_json(run: Run, selection: Selection) -> dict[str, Any]:
+    """A selection as data: the trial as in `front_json`, why it, and what else there was."""
+    front = front_of(run)
+    return {
+        **_trial_json(selection.record),
+        "on_front_probability": front.probability.get(selection.number),
+        "knee": selection.number == front.knee,
+        "sentence": selection.sentence,
+        "limits": [limit.text for limit in selection.limits],
+        "comparisons": [asdict(comparison) for comparison in selection.comparisons],
+        "kept": selection.kept,
+        "rivals": list(selection.rivals),
+    }
 
 
 def trials_table(run: Run) -> pd.DataFrame:

@@ -76,6 +76,25 @@ def readable(value: float | None, unit: str, digits: int = 3) -> str:
     return "-" if value is None else scale_of([value], unit).show(value, digits)
 
 
+def with_spread(value: float, half: float | None, scale: Scale) -> str:
+    """A value and half the width of its interval, to the same decimals, with the unit.
+
+    Args:
+        half: in the value's unit; None or 0 for exact figures.
+
+    >>> with_spread(0.00406, 0.000088, Scale(1e-3, "ms"))
+    '4.06 ± 0.09 ms'
+    """
+    number = significant(value / scale.size)
+    if not half:
+        return number + scale.tail
+    decimals = len(number.partition(".")[2])
+    spread = f"{half / scale.size:,.{decimals}f}"
+    if not float(spread.replace(",", "")):
+        spread = significant(half / scale.size, 1)
+    return f"{number} ± {spread}{scale.tail}"
+
+
 def significant(number: float, digits: int = 3) -> str:
     """A number to so many significant digits, without exponent between 10^-4 and 10^6.
 

@@ -11,7 +11,7 @@ from ..search.records import Record
 from ..search.run import Run
 from ..spaces.configuration import SLOTS, Choice, Configuration
 from .against import Z95, Gap, gaps
-from .units import readable, scale_of, significant
+from .units import readable, scale_of, significant, with_spread
 
 TITLES: Final = {
     "macro_f1": "macro F1",
@@ -62,7 +62,7 @@ def choice_in_words(choice: Choice) -> str:
     >>> choice_in_words(Choice.of("lora", rank=8, learning_rate=0.0005))
     'LoRA, learning rate 0.0005, rank 8'
     """
-    knobs = [f"{name.replace('_', ' ')} {_setting(value)}" for name, value in choice.settings]
+    knobs = [_knob(name.replace("_", " "), value) for name, value in choice.settings]
     return ", ".join([_method(choice.method), *knobs])
 
 
@@ -84,9 +84,8 @@ def figure_in_words(figure: Measurement) -> str:
     """
     if figure.value is None:
         return f"not known: {figure.reason}"
-    scale = scale_of([figure.value], figure.unit)
-    spread = f" ± {significant(Z95 * figure.stderr / scale.size, 2)}" if figure.stderr else ""
-    return f"{significant(figure.value / scale.size)}{spread}{scale.tail}"
+    half = Z95 * figure.stderr if figure.stderr else None
+    return with_spread(figure.value, half, scale_of([figure.value], figure.unit))
 
 
 def difference(run: Run, gap: Gap) -> str:
@@ -180,7 +179,10 @@ def _even(run: Run, gap: Gap) -> str:
 
 
 def _signed(number: float) -> str:
-    return f"{number:+.{0 if abs(number) >= 10 else 1}f}".replace("-", MINUS)
+    # half away from 0, as a person rounds, not half to even
+    digits = 0 if abs(number) >= 10 else 1
+    rounded = math.copysign(math.floor(abs(number) * 10**digits + 0.5) / 10**digits, number)
+    return f"{rounded:+.{digits}f}".replace("-", MINUS)
 
 
 def _sentence(text: str) -> str:
@@ -194,6 +196,10 @@ def _method(name: str) -> str:
 def _short(choice: Choice) -> str:
     told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
     return " ".join([_method(choice.method), *(_setting(value) for value in told)])
+
+
+def _knob(name: str, value: Any) -> str:
+    return name if value == name else f"{name} {_setting(value)}"
 
 
 def _setting(value: Any) -> str:

@@ -88,7 +88,7 @@ def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
     final = [r for r in storage.records.values() if r.state == "final"]
     kept = [r for r in final if not any(v > 0 for v in knowledge.violations(r).values())]
     pairs = [(record, loss) for record in kept if (loss := knowledge.losses(record)) is not None]
-    if not pairs:
+    if not any(record.purpose == "search" for record, _ in pairs):
         return []
     losses = np.array([loss for _, loss in pairs])
     front = [i for i, on in enumerate(non_dominated(losses)) if on]

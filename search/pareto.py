@@ -84,12 +84,14 @@ def contributions(losses: Array, reference: Array) -> Array:
     if len(losses) == 0:
         return np.zeros(0)
     if losses.shape[1] == 1:
-        best, alone = losses[:, 0] == losses.min(), np.zeros(len(losses))
+        best, single = losses[:, 0] == losses.min(), np.zeros(len(losses))
         if best.sum() == 1:
             second = np.min(losses[~best], initial=reference[0])
-            alone[best] = max(0.0, min(second, reference[0]) - losses.min())
-        return alone
-    return np.asarray(moocore.hv_contributions(losses, ref=reference), dtype=np.float64)
+            single[best] = max(0.0, min(second, reference[0]) - losses.min())
+        return single
+    # moocore's default forgets the dominated rows that would step in for a removed one.
+    alone = moocore.hv_contributions(losses, ref=reference, ignore_dominated=False)
+    return np.asarray(alone, dtype=np.float64)
 
 
 def reference_point(baseline: Array | None, initial: Array, limits: Array | None = None) -> Array:

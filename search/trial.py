@@ -52,10 +52,9 @@ class TrialWork:
             StepFailed: a step failed, with its kind.
         """
         started = time.time()
-        blank = Record(
-            ask.number, ask.configuration, "running", ask.seed, ask.purpose, started=started
-        )
-        done = Laboratory.of(self.run).judge(ask, prior or blank, report)
+        record = prior or Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
+        record = replace(record, started=record.started or started)
+        done = Laboratory.of(self.run).judge(ask, record, report)
         now = time.time()
         return replace(done, finished=now, seconds=done.seconds + now - started)
 

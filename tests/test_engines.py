@@ -291,8 +291,8 @@ def test_a_replay_repeats_rungs(toy, tmp_path, begin):
 
 @pytest.fixture
 def ray_here(monkeypatch):
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", str(HERE))  # the workers import the work by name
 
 
 @pytest.mark.cluster

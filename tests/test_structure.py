@@ -210,8 +210,9 @@ def test_at_least_one_unit_stays_and_never_more_than_there_are():
     assert [kept_of(n, 0.5) for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
 
 
-def test_shares_that_come_to_the_same_count_are_offered_once():
-    assert keep_knob([3]).values == (0.25, 0.5)
+def test_of_shares_that_come_to_the_same_count_the_nearest_is_offered():
+    assert keep_knob([3]).values == (0.375, 0.625)
+    assert keep_knob([6]).values == (0.375, 0.5, 0.625, 0.875)
     assert keep_knob([12] * 6).values == (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
     assert keep_knob([1]).values == (0.5,)
 

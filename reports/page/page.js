@@ -9,16 +9,13 @@
   const names = Object.keys(metrics);
   const places = new Map(trials.number.map((number, i) => [number, i]));
   const Z95 = 1.959964;
-  const baseline = places.get(data.baseline);
-  const recommended = places.get(data.recommended);
+  const [baseline, recommended] = [data.baseline, data.recommended].map((number) => places.get(number));
 
   // ---------------------------------------------------------------- elements and text
-
   /** An element with attributes and children; text is always text, never markup. */
   function el(tag, attributes = {}, ...children) {
-    const node = tag === "svg" || svgTags.has(tag)
-      ? document.createElementNS("http://www.w3.org/2000/svg", tag)
-      : document.createElement(tag);
+    const drawn = ["svg", "path", "g", "line", "text", "rect", "title"].includes(tag);
+    const node = drawn ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
     for (const [key, value] of Object.entries(attributes)) {
       if (value === null || value === false || value === undefined) continue;
       if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
@@ -27,8 +24,6 @@
     node.append(...children.flat().filter((child) => child !== null && child !== false));
     return node;
   }
-  const svgTags = new Set(["path", "g", "line", "text", "rect", "title"]);
-
   /** Plotly reads some markup in texts. */
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
 
@@ -46,64 +41,56 @@
   const source = (name, i) => data.sources[figures[name].source[i]] ?? "";
   const note = (name, i) => data.texts[figures[name].note[i]] ?? "not taken for this trial";
   const loss = (name, i) => value(name, i) * metrics[name].sign;
+  const titled = (name) => data.titles[name] ?? name.replaceAll("_", " ");
   const tail = (name) => (metrics[name].label ? ` ${metrics[name].label}` : "");
 
-  function inWords(name, i) {
-    if (value(name, i) === null) return "–";
-    const spread = half(name, i) ? ` ± ${significant(half(name, i), 2)}` : "";
-    return significant(shown(name, i)) + spread + tail(name);
+  const withUnit = (name) => metrics[name].title + (metrics[name].label ? ` (${metrics[name].label})` : "");
+  const inWords = (name, i) => (value(name, i) === null ? "–" : told(name, shown(name, i), half(name, i)));
+  const told = (name, number, width) => significant(number) + spreadOf(number, width) + tail(name);
+
+  /** Half an interval's width to the decimals of its value. */
+  function spreadOf(number, width) {
+    if (!width) return "";
+    const decimals = significant(number).split(".")[1]?.length ?? 0;
+    const text = width.toFixed(decimals);
+    return ` ± ${Number(text) ? text : significant(width, 1)}`;
   }
 
-  function seconds(amount) {
-    if (amount >= 5400) return `${significant(amount / 3600)} h`;
-    return amount >= 90 ? `${significant(amount / 60)} min` : `${significant(amount, 2)} s`;
-  }
+  const seconds = (amount) => (amount >= 5400 ? `${significant(amount / 3600)} h` : amount >= 90 ? `${significant(amount / 60)} min` : `${significant(amount, 2)} s`);
 
   // ---------------------------------------------------------------- state
-
   const initial = {
     x: data.objectives.find((name) => metrics[name].resource !== "quality") ?? names[0],
     y: data.objectives.find((name) => metrics[name].resource === "quality") ?? data.objectives[1] ?? names[1] ?? names[0],
-    c: "", lx: "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
-    q: "", f: "", a: "", k: "objectives", by: "number", d: "1",
+    lx: "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
+    q: "", f: "", a: "", k: "objectives", by: "", d: "1",
   };
-  if (data.objectives.length > 2) initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y);
+  initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y) ?? "";
   const state = { ...initial, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   for (const axis of ["x", "y"]) if (!metrics[state[axis]]) state[axis] = initial[axis];
   if (state.c && !metrics[state.c]) state.c = "";
   const filters = new Map(); // axis key -> [low, high] as places on that axis, 0 to 1
   let rows = 200;
-
   const chosen = () => state.o.split(",").filter((name) => metrics[name]);
   const selected = () => places.get(Number(state.s || NaN));
 
-  function remember() {
+  /** Changes the state, remembers it in the address, and draws what depends on it. */
+  function set(changes, draw = update) {
+    Object.assign(state, changes);
     const changed = Object.entries(state).filter(([key, text]) => text !== initial[key]);
     history.replaceState(null, "", `#${new URLSearchParams(changed)}`);
+    draw();
   }
 
-  function set(changes) {
-    Object.assign(state, changes);
-    remember();
-    update();
-  }
-
-  function select(i) {
-    if (i === undefined) return;
-    state.s = String(trials.number[i]);
-    remember();
-    drawSelection();
-  }
+  const select = (i) => i !== undefined && set({ s: String(trials.number[i]) }, drawSelection);
 
   // ---------------------------------------------------------------- the front
-
   const kept = (i) => axes.every((axis) => {
     const range = filters.get(axis.key);
     const place = range && axis.place(i);
     return !range || (place !== null && place >= range[0] && place <= range[1]);
   });
-  const judged = (i, objectives) =>
-    trials.state[i] === "final" && !trials.broken[i].length && objectives.every((name) => value(name, i) !== null);
+  const judged = (i, objectives) => trials.state[i] === "final" && !trials.broken[i].length && objectives.every((name) => value(name, i) !== null);
 
   /** Trials that no other trial dominates; equal ones stay together. */
   function frontOf(candidates, objectives) {
@@ -127,7 +114,8 @@
   }
 
   /** The smallest sum of objectives, each scaled to [0, 1] over the front (Das 1999). */
-  function kneeOf(front, objectives) {
+  function kneeOf(all, objectives) {
+    const front = all.filter((i) => i !== baseline); // no choice to be made
     if (front.length < 3) return undefined;
     const sums = new Map(front.map((i) => [i, 0]));
     for (const name of objectives) {
@@ -139,7 +127,6 @@
   }
 
   let front = [], onFront = new Set(), knee;
-
   function recompute() {
     const objectives = chosen();
     front = objectives.length ? frontOf(all.filter((i) => judged(i, objectives) && kept(i)), objectives) : [];
@@ -147,17 +134,16 @@
     onFront = new Set(front);
   }
 
+  const alongX = (rows) => rows.filter((i) => value(state.x, i) !== null).sort((a, b) => value(state.x, a) - value(state.x, b));
+
   function walk(step) {
-    const path = front.filter((i) => value(state.x, i) !== null).sort((a, b) => value(state.x, a) - value(state.x, b));
-    if (!path.length) return;
+    const path = alongX(front);
     const at = path.indexOf(selected());
     select(path[at < 0 ? 0 : Math.min(path.length - 1, Math.max(0, at + step))]);
   }
 
   // ---------------------------------------------------------------- the front plot
-
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const still = matchMedia("(prefers-reduced-motion: reduce)");
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const scale = () => (dark.matches
     ? [[0, "#7cb8ff"], [0.5, "#3cc9a7"], [1, "#f0e442"]]
@@ -171,7 +157,7 @@
 
   function hover(i) {
     const lines = [...new Set([state.x, state.y, ...chosen()])].map(
-      (name) => `${metrics[name].title}  <b>${inWords(name, i)}</b>${source(name, i) === "modelled" ? " (modelled)" : ""}`);
+      (name) => `${plain(metrics[name].title)}  <b>${inWords(name, i)}</b>${source(name, i) === "modelled" ? " (modelled)" : ""}`);
     return [`<b>Trial ${trials.number[i]}</b>  ${plain(trials.short[i])}`, ...lines].join("<br>");
   }
 
@@ -183,14 +169,11 @@
     };
   }
 
-  const bars = (name, rows) => ({
-    type: "data", array: rows.map((i) => half(name, i)), thickness: 1, width: 0, color: colour("line-strong"),
-    visible: rows.some((i) => half(name, i) > 0),
-  });
+  const bars = (name, rows) => ({ type: "data", array: rows.map((i) => half(name, i)), thickness: 1, width: 0, color: colour("line-strong") });
 
   /** The steps of the front of the two shown metrics alone. */
   function staircase(rows) {
-    const path = frontOf(rows, [state.x, state.y]).sort((a, b) => value(state.x, a) - value(state.x, b));
+    const path = alongX(frontOf(rows, [state.x, state.y]));
     const shape = metrics[state.x].sign > 0 ? "hv" : "vh";
     return {
       type: "scatter", mode: "lines", name: "front of these two alone", hoverinfo: "skip",
@@ -201,20 +184,12 @@
 
   function frontTrace(rows) {
     const modelled = (i) => source(state.x, i) === "modelled" || source(state.y, i) === "modelled";
-    const marker = {
-      size: 11, color: colour("blue"), symbol: rows.map((i) => (modelled(i) ? "circle-open" : "circle")),
-      line: { width: rows.map((i) => (modelled(i) ? 2 : 1)), color: modelled(rows[0] ?? 0) ? undefined : colour("surface") },
+    const third = state.c && {
+      color: rows.map((i) => shown(state.c, i)), colorscale: scale(), showscale: true,
+      colorbar: { title: { text: plain(withUnit(state.c)), side: "right", font: { size: 13 } }, thickness: 8, outlinewidth: 0, len: 0.9 },
     };
-    if (state.c) {
-      Object.assign(marker, {
-        color: rows.map((i) => shown(state.c, i)), colorscale: scale(), showscale: true,
-        colorbar: {
-          title: { text: metrics[state.c].title + (metrics[state.c].label ? ` (${metrics[state.c].label})` : ""), side: "right" },
-          thickness: 8, outlinewidth: 0, len: 0.9,
-        },
-      });
-    }
-    return points("on the front", rows, marker, { error_x: bars(state.x, rows), error_y: bars(state.y, rows) });
+    const marker = { size: 11, color: colour("blue"), symbol: rows.map((i) => (modelled(i) ? "circle-open" : "circle")), ...third };
+    return points("on the front", rows, { ...marker, line: { width: 2 } }, { error_x: bars(state.x, rows), error_y: bars(state.y, rows) });
   }
 
   function marks(rows) {
@@ -222,19 +197,16 @@
       ? points(text, [i], { symbol, size: 15, color: colour(name), line: { color: colour("surface"), width: 1.5 } },
         { mode: "markers+text", text: [text], textposition: position, textfont: { color: colour("ink") } })
       : null;
-    const ring = knee !== undefined && rows.includes(knee)
-      ? points("knee", [knee], { symbol: "square-open", size: 18, color: colour("purple"), line: { width: 2 } }) : null;
-    const start = data.reference && data.reference[state.x] !== undefined && data.reference[state.y] !== undefined
-      ? {
-        type: "scatter", mode: "markers", name: "reference point", hovertext: ["reference point of the hypervolume"], hoverinfo: "text",
-        x: [data.reference[state.x] / metrics[state.x].size], y: [data.reference[state.y] / metrics[state.y].size],
-        marker: { symbol: "cross-thin", size: 10, line: { width: 1.5, color: colour("muted") } },
-      } : null;
+    const start = [state.x, state.y].map((name) => (data.reference?.[name] === undefined ? null : data.reference[name] / metrics[name].size));
+    const cross = {
+      type: "scatter", mode: "markers", hovertext: ["reference point of the hypervolume"], hoverinfo: "text", x: [start[0]], y: [start[1]],
+      marker: { symbol: "cross-thin", size: 10, line: { width: 1.5, color: colour("muted") } },
+    };
     return [
-      ring,
+      points("knee", rows.filter((i) => i === knee), { symbol: "square-open", size: 18, color: colour("purple"), line: { width: 2 } }),
       label(baseline, "baseline", "diamond", "vermillion", "top left"),
-      recommended === baseline ? null : label(recommended, "recommended", "star", "green", "bottom right"),
-      start,
+      label(recommended, "recommended", "star", "green", "bottom right"),
+      cross,
     ].filter(Boolean);
   }
 
@@ -245,8 +217,7 @@
   }
 
   function limitLines() {
-    const lines = data.limits.filter((limit) => limit.metric === state.x || limit.metric === state.y);
-    return lines.map((limit) => {
+    return data.limits.filter((limit) => [state.x, state.y].includes(limit.metric)).map((limit) => {
       const across = limit.metric === state.x;
       const at = limit.bound / metrics[limit.metric].size;
       const ends = across ? { x0: at, x1: at, yref: "paper", y0: 0, y1: 1 } : { y0: at, y1: at, xref: "paper", x0: 0, x1: 1 };
@@ -259,10 +230,9 @@
 
   function axis(name, log) {
     const better = metrics[name].sign > 0 ? "lower is better" : "higher is better";
-    const unit = metrics[name].label ? ` (${metrics[name].label})` : "";
     const modelled = front.some((i) => source(name, i) === "modelled") ? ", modelled" : "";
     return {
-      title: { text: `${metrics[name].title}${unit}${modelled}, ${better}`, standoff: 12 }, type: log ? "log" : "linear",
+      title: { text: plain(`${withUnit(name)}${modelled}, ${better}`), standoff: 10, font: { size: 13 } }, type: log ? "log" : "linear",
       gridcolor: colour("line"), zeroline: false, linecolor: colour("line-strong"), automargin: true,
       ticks: "outside", tickcolor: colour("line-strong"), ...(log ? { dtick: "D2" } : {}),
     };
@@ -271,70 +241,56 @@
   const layout = (changes) => ({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", showlegend: false,
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("ink") },
-    margin: { l: 64, r: 16, t: 16, b: 56 }, autosize: true,
+    margin: { l: 72, r: 24, t: 24, b: 64 }, autosize: true,
     hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink") }, align: "left" },
     ...changes,
   });
 
-  function describe(node, text) {
-    const drawing = node.querySelector("svg.main-svg");
-    if (!drawing) return;
-    drawing.setAttribute("role", "img");
-    drawing.setAttribute("aria-label", text);
-  }
+  /** Says what a drawing shows to those who do not see it. */
+  const describe = (node, text) => ["role", "aria-label"].forEach((name, k) => node.querySelector("svg.main-svg").setAttribute(name, ["img", text][k]));
 
   function drawPlot() {
-    if (!window.Plotly) return;
+    if (!window.Plotly || !names.length) return;
     const there = all.filter((i) => trials.state[i] === "final" && kept(i) && value(state.x, i) !== null && value(state.y, i) !== null);
     const within = there.filter((i) => !trials.broken[i].length);
-    const beaten = within.filter((i) => !onFront.has(i));
     const traces = [
       points("beyond a limit", there.filter((i) => trials.broken[i].length), { symbol: "x-thin", size: 7, line: { width: 1.2, color: colour("faint") } }),
-      points("beaten", beaten, { size: 7, color: colour("faint"), opacity: 0.7 }),
+      points("beaten", within.filter((i) => !onFront.has(i)), { size: 7, color: colour("faint"), opacity: 0.7 }),
       staircase(within), frontTrace(there.filter((i) => onFront.has(i))), ...marks(there), chosenRing(),
     ];
-    const shapes = limitLines();
-    const done = window.Plotly.react($("plot"), traces, layout({
-      xaxis: axis(state.x, state.lx), yaxis: axis(state.y, state.ly), shapes, height: innerWidth < 700 ? 380 : 520,
-    }), config);
-    done.then(() => {
+    const shape = { xaxis: axis(state.x, state.lx), yaxis: axis(state.y, state.ly), shapes: limitLines(), height: innerWidth < 700 ? 380 : 520 };
+    window.Plotly.react($("plot"), traces, layout(shape), config).then(() => {
       $("plot").removeAllListeners("plotly_click");
       $("plot").on("plotly_click", (event) => select(event.points[0].customdata));
       describe($("plot"), `${metrics[state.y].title} against ${metrics[state.x].title} of ${there.length} trials; ${front.length} on the front. The table below holds the same figures.`);
     });
-    $("plot-note").replaceChildren(
-      key("front", "on the front"), key("beaten", "beaten"), key("beyond", "beyond a limit"), key("knee", "knee"),
-      "Bars are 95 % intervals; hollow points are modelled. The dotted line is the front of these two figures alone.");
   }
-
-  const key = (kind, text) => el("span", { class: `key ${kind}` }, text);
 
   function drawGrowth() {
     const { trials: counts, seconds: times, share, reason } = data.growth;
-    if (reason || !window.Plotly) return;
-    const plots = [["by-trials", counts, "trials judged"], ["by-seconds", times.map((s) => s / 60), "minutes"]];
+    if (reason) return;
+    const long = times[times.length - 1] > 7200;
+    const plots = [["by-trials", counts, "trials judged"], ["by-seconds", times.map((s) => s / (long ? 3600 : 60)), long ? "hours" : "minutes"]];
     for (const [id, x, text] of plots) {
       const line = { type: "scatter", mode: "lines", x, y: share, line: { shape: "hv", color: colour("blue"), width: 2 }, hovertemplate: "%{y:.3f} at %{x:.3s}<extra></extra>" };
       const plain = { gridcolor: colour("line"), zeroline: false, rangemode: "tozero" };
-      const done = window.Plotly.react($(id), [line], layout({
-        height: 240, xaxis: { ...plain, title: { text } }, yaxis: { ...plain, title: { text: "hypervolume" } },
-      }), { ...config, displayModeBar: false });
-      done.then(() => describe($(id), `Hypervolume over ${text}, ${significant(share[share.length - 1])} at the end.`));
+      window.Plotly.react($(id), [line], layout({
+        height: 240, xaxis: { ...plain, title: { text, font: { size: 13 } } }, yaxis: { ...plain, title: { text: "hypervolume", font: { size: 13 } } },
+      }), { ...config, displayModeBar: false }).then(() => describe($(id), `Hypervolume over ${text}, ${significant(share[share.length - 1])} at the end.`));
     }
   }
 
   // ---------------------------------------------------------------- lines over choices and figures
-
   function choiceAxis(slot) {
-    const names = all.map((i) => trials.configuration[i][slot]?.method ?? "as it is");
+    const names = all.map((i) => titled(trials.configuration[i][slot]?.method ?? "as it is"));
     const options = [...new Set(names)].sort();
-    const place = (i) => (options.length > 1 ? options.indexOf(names[i]) / (options.length - 1) : 0.5);
-    return { key: slot, title: slot, options, place, ticks: options.map((text, k) => [text, options.length > 1 ? k / (options.length - 1) : 0.5]) };
+    const at = (k) => (options.length > 1 ? k / (options.length - 1) : 0.5);
+    return { key: slot, title: titled(slot), options, place: (i) => at(options.indexOf(names[i])), ticks: options.map((text, k) => [text, at(k)]) };
   }
 
   function numberAxis(key, title, read, show, flip) {
     const numbers = all.map(read).filter((number) => typeof number === "number");
-    const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
+    const [low, high] = [numbers.reduce((a, b) => Math.min(a, b)), numbers.reduce((a, b) => Math.max(a, b))];
     const log = low > 0 && high / low > 8;
     const f = log ? Math.log : (number) => number;
     const place = (i) => {
@@ -345,15 +301,17 @@
     };
     const middle = log ? Math.sqrt(low * high) : (low + high) / 2;
     const ticks = [[show(low), flip ? 1 : 0], [show(middle), 0.5], [show(high), flip ? 0 : 1]];
-    return { key, title, place, ticks: high > low ? ticks : [ticks[1]], numbers };
+    return { key, title, place, ticks: high > low ? ticks : [ticks[1]] };
   }
 
   function makeAxes() {
     const slots = [...new Set(all.flatMap((i) => Object.keys(trials.configuration[i])))];
     const choices = slots.map(choiceAxis).filter((axis) => axis.options.length > 1);
-    const knobs = slots.flatMap((slot) => [...new Set(all.flatMap((i) => Object.keys(trials.configuration[i][slot] ?? {})))].map((knob) =>
-      numberAxis(`${slot}.${knob}`, `${slot} ${knob}`.replaceAll("_", " "), (i) => trials.configuration[i][slot]?.[knob], significant)));
-    const varied = knobs.filter((axis) => new Set(axis.numbers).size > 1).sort((a, b) => b.numbers.length - a.numbers.length);
+    const read = ([slot, knob]) => (i) => trials.configuration[i][slot]?.[knob];
+    const numeric = (path) => all.map(read(path)).filter((number) => typeof number === "number");
+    const knobs = slots.flatMap((slot) => [...new Set(all.flatMap((i) => Object.keys(trials.configuration[i][slot] ?? {})))].map((knob) => [slot, knob]));
+    const varied = knobs.filter((path) => new Set(numeric(path)).size > 1).sort((a, b) => numeric(b).length - numeric(a).length)
+      .map((path) => ({ ...numberAxis(path.join("."), titled(path[1]), read(path), (number) => significant(number, 2)), slot: titled(path[0]) }));
     const goals = data.objectives.map((name) =>
       // the better end is up, whatever the direction
       numberAxis(name, metrics[name].title, (i) => value(name, i), (v) => significant(v / metrics[name].size) + tail(name), metrics[name].sign > 0));
@@ -385,18 +343,14 @@
   function drawAxis(axis, k) {
     const x = across(k);
     const group = el("g", { class: "axis" },
-      el("text", { x, y: 22, class: "axis-title", "text-anchor": "middle" }, axis.title),
+      el("text", { x, y: 14, class: "axis-slot", "text-anchor": "middle" }, axis.slot ?? ""),
+      el("text", { x, y: 30, class: "axis-title", "text-anchor": "middle" }, axis.title),
       el("line", { x1: x, x2: x, y1: canvas.top, y2: canvas.bottom }),
       axis.ticks.map(([text, place]) => el("text", { x: x + 7, y: down(place) + 4, class: "tick" }, text)));
     const range = filters.get(axis.key);
     if (range) group.append(el("rect", { x: x - 6, width: 12, y: down(range[1]), height: Math.max(2, down(range[0]) - down(range[1])), class: "brush" }));
-    group.append(el("rect", { x: x - 14, width: 28, y: canvas.top - 8, height: canvas.bottom - canvas.top + 16, class: "grip", onpointerdown: (event) => brush(event, axis), ondblclick: () => release(axis) }));
+    group.append(el("rect", { x: x - 14, width: 28, y: canvas.top - 8, height: canvas.bottom - canvas.top + 16, class: "grip", onpointerdown: (event) => brush(event, axis), ondblclick: () => { filters.delete(axis.key); update(); } }));
     return group;
-  }
-
-  function release(axis) {
-    filters.delete(axis.key);
-    update();
   }
 
   function brush(event, axis) {
@@ -410,8 +364,8 @@
     const move = (e) => { to = place(e); };
     const end = () => {
       removeEventListener("pointermove", move);
-      if (Math.abs(to - from) < 0.02) return;
-      filters.set(axis.key, [Math.min(from, to) - 1e-9, Math.max(from, to) + 1e-9]);
+      if (Math.abs(to - from) < 0.02) return; // a click
+      filters.set(axis.key, [Math.min(from, to), Math.max(from, to)]);
       update();
     };
     addEventListener("pointermove", move);
@@ -420,27 +374,24 @@
   }
 
   // ---------------------------------------------------------------- the table
-
   const label = (i) => {
     if (i === baseline) return onFront.has(i) ? "baseline, front" : "baseline";
     if (trials.state[i] !== "final") return trials.failure[i]?.split(":")[0].replaceAll("_", " ") ?? trials.state[i];
     if (trials.broken[i].length) return "beyond a limit";
     return [i === recommended && "recommended", i === knee && "knee", onFront.has(i) && "front"].filter(Boolean).join(", ") || "beaten";
   };
-  const columns = () => (state.k === "all" ? names : data.objectives);
 
   function listed() {
     const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
     const text = (i) => `${trials.number[i]} ${trials.short[i]} ${trials.state[i]} ${label(i)}`.toLowerCase();
     const found = all.filter((i) => kept(i) && (!state.f || onFront.has(i)) && words.every((word) => text(i).includes(word)));
-    const read = { number: (i) => trials.number[i], short: (i) => trials.short[i], mark: label, seconds: (i) => trials.seconds[i] }[state.by]
-      ?? ((i) => (metrics[state.by] ? value(state.by, i) : 0));
-    const order = (a, b) => {
+    const own = { number: (i) => trials.number[i], short: (i) => trials.short[i], mark: label, seconds: (i) => trials.seconds[i] };
+    const read = own[state.by] ?? (metrics[state.by] ? (i) => value(state.by, i) : (i) => (onFront.has(i) ? 0 : 1));
+    return found.sort((a, b) => {
       const [p, q] = [read(a), read(b)];
       if (p === null || q === null) return (p === null) - (q === null);
       return (p < q ? -1 : p > q ? 1 : 0) * Number(state.d);
-    };
-    return found.sort(order);
+    });
   }
 
   function header(id, text, numeric) {
@@ -452,52 +403,54 @@
 
   function drawTable() {
     const found = listed();
-    const shownMetrics = columns();
+    const columns = state.k === "all" ? names : data.objectives;
     document.querySelector("#trials thead").replaceChildren(el("tr", {},
       header("number", "Trial"), header("short", "Configuration"), header("mark", "Standing"),
-      shownMetrics.map((name) => header(name, metrics[name].title + (metrics[name].label ? ` (${metrics[name].label})` : ""), true)),
-      header("seconds", "Work", true)));
+      columns.map((name) => header(name, withUnit(name), true)), header("seconds", "Work", true)));
     const cell = (name, i) => {
       if (value(name, i) === null) return el("td", { class: "number quiet", title: note(name, i) }, "–");
-      const spread = half(name, i) ? el("span", { class: "quiet" }, ` ± ${significant(half(name, i), 2)}`) : null;
+      const spread = el("span", { class: "quiet" }, spreadOf(shown(name, i), half(name, i)));
       return el("td", { class: `number ${source(name, i)}`, title: `${source(name, i)}; ${note(name, i)}` }, significant(shown(name, i)), spread);
     };
     const row = (i) => el("tr", {
       tabindex: 0, "data-trial": trials.number[i], "data-front": onFront.has(i), class: trials.state[i] === "final" && !trials.broken[i].length ? null : "dim",
       onclick: () => select(i),
     }, el("td", {}, String(trials.number[i])), el("td", { class: "short" }, trials.short[i]), el("td", {}, el("span", { class: "tag" }, label(i))),
-    shownMetrics.map((name) => cell(name, i)), el("td", { class: "number" }, seconds(trials.seconds[i])));
+    columns.map((name) => cell(name, i)), el("td", { class: "number" }, seconds(trials.seconds[i])));
     document.querySelector("#trials tbody").replaceChildren(...found.slice(0, rows).map(row));
     $("count").textContent = `${found.length} of ${all.length} shown, ${front.length} on the front. Paused trials show figures of a lower fidelity.`;
     $("more").hidden = found.length <= rows;
     $("more").textContent = `Show all ${found.length}`;
+    markRow();
+  }
+
+  function markRow() {
+    for (const row of document.querySelectorAll("#trials tbody tr")) row.setAttribute("aria-selected", row.dataset.trial === state.s);
   }
 
   function keys(event) {
     const row = event.target.closest?.("#trials tbody tr");
-    const inPlot = event.target === $("plot");
-    if (event.key === "ArrowRight" && (row || inPlot)) walk(1);
-    else if (event.key === "ArrowLeft" && (row || inPlot)) walk(-1);
-    else if (event.key === "ArrowDown" && row) row.nextElementSibling?.focus();
-    else if (event.key === "ArrowUp" && row) row.previousElementSibling?.focus();
-    else if ((event.key === "Enter" || event.key === " ") && row) select(places.get(Number(row.dataset.trial)));
-    else return;
+    const choose = () => select(places.get(Number(row.dataset.trial)));
+    const inRow = {
+      ArrowDown: () => row.nextElementSibling?.focus(), ArrowUp: () => row.previousElementSibling?.focus(), Enter: choose, " ": choose,
+    };
+    const along = { ArrowRight: () => walk(1), ArrowLeft: () => walk(-1) };
+    const act = (row && inRow[event.key]) || ((row || event.target === $("plot")) && along[event.key]);
+    if (!act) return;
+    act();
     event.preventDefault();
   }
 
   // ---------------------------------------------------------------- cards
-
   function figureRow(name, i) {
     const [mine, theirs] = [value(name, i), baseline === undefined ? null : value(name, baseline)];
     const apart = mine !== null && theirs && i !== baseline ? mine / theirs - 1 : null;
-    const points = metrics[name].label === "%";
-    const text = apart === null ? "" : points
+    const text = apart === null ? "" : metrics[name].label === "%"
       ? `${signed((mine - theirs) / metrics[name].size)} points` : Math.abs(apart) >= 1 ? `${significant(mine / theirs, 2)} ×` : `${signed(100 * apart)} %`;
-    const better = apart !== null && apart !== 0 && (apart < 0) === (metrics[name].sign > 0);
-    return el("tr", { title: note(name, i) }, el("th", { scope: "row" }, metrics[name].title),
-      el("td", { class: "number" }, inWords(name, i)),
-      el("td", { class: `number change ${apart === null || apart === 0 ? "" : better ? "better" : "worse"}` }, text),
-      el("td", {}, el("span", { class: `source ${source(name, i)}` }, source(name, i) || "none")));
+    const counts = apart !== null && Math.abs(mine - theirs) / metrics[name].size > Math.hypot(half(name, i), half(name, baseline));
+    const verdict = !counts ? "quiet" : (apart < 0) === (metrics[name].sign > 0) ? "better" : "worse";
+    return el("tr", { title: note(name, i) }, el("th", { scope: "row" }, metrics[name].title, el("span", {}, source(name, i) || "not known")),
+      el("td", { class: "number" }, inWords(name, i)), el("td", { class: `number change ${verdict}` }, text));
   }
   const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(Math.abs(number) >= 10 ? 0 : 1)}`;
 
@@ -505,14 +458,15 @@
     const found = trials.test[trials.number[i]];
     if (!found) return null;
     const parts = Object.entries(found).filter(([name]) => metrics[name]).map(([name, figure]) => {
-      const spread = figure.stderr ? ` ± ${significant((Z95 * figure.stderr) / metrics[name].size, 2)}` : "";
-      return `${metrics[name].title} ${significant(figure.value / metrics[name].size)}${spread}${tail(name)}`;
+      const [number, width] = [figure.value, Z95 * (figure.stderr ?? 0)].map((amount) => amount / metrics[name].size);
+      return `${metrics[name].title} ${told(name, number, width)}`;
     });
     return el("p", { class: "note" }, `Test split: ${parts.join(", ")}.`);
   }
 
   function stagesOf(i) {
-    const rows = trials.stages[i].map(([step, time, found]) => el("li", {}, el("code", {}, step), " ", el("span", { class: "quiet" }, found ? `found made (${seconds(time)} saved)` : seconds(time))));
+    const cost = (time, found) => el("span", { class: "quiet" }, found ? `found made (${seconds(time)} saved)` : seconds(time));
+    const rows = trials.stages[i].map(([step, time, found]) => el("li", {}, el("code", {}, step), " ", cost(time, found)));
     return rows.length ? el("details", {}, el("summary", {}, "How it was made"), el("ol", { class: "stages" }, rows)) : null;
   }
 
@@ -529,7 +483,7 @@
   }
 
   function card(i, heading) {
-    const slots = trials.slots[i].map(([slot, words]) => el("div", {}, el("dt", {}, slot), el("dd", {}, words)));
+    const slots = trials.slots[i].length ? trials.slots[i] : [["everything", "as it is"]];
     const others = names.filter((name) => !data.objectives.includes(name));
     const chance = trials.chance[i] !== null && state.o === initial.o && !filters.size
       ? el("p", { class: "note" }, `Given the figures' errors it is on the front with probability ${trials.chance[i].toFixed(2)}.`) : null;
@@ -538,7 +492,7 @@
     return [
       el("header", {}, el("p", { class: "label" }, heading), el("h3", {}, `Trial ${trials.number[i]}`), el("span", { class: "tag" }, label(i))),
       troubles.map((text) => el("p", { class: "trouble" }, text)),
-      el("dl", { class: "slots" }, slots.length ? slots : el("div", {}, el("dt", {}, "everything"), el("dd", {}, "as it is"))),
+      el("dl", { class: "slots" }, slots.map(([slot, words]) => el("div", {}, el("dt", {}, slot), el("dd", {}, words)))),
       el("table", { class: "figures-table" }, data.objectives.map((name) => figureRow(name, i))), tested(i), chance,
       others.length ? more : null, stagesOf(i), command(i),
     ].flat().filter(Boolean);
@@ -552,7 +506,7 @@
   function drawSelection() {
     const i = selected();
     $("selected").replaceChildren(...(i === undefined ? [el("p", { class: "quiet" }, "Select a trial in the plot or the table.")] : card(i, "Selected")));
-    for (const row of document.querySelectorAll("#trials tbody tr")) row.setAttribute("aria-selected", row.dataset.trial === state.s);
+    markRow();
     $("line-selected").replaceChildren(...(i === undefined || trials.state[i] !== "final" ? [] : [el("path", { d: lineOf(i), class: "selected" })]));
     if (!window.Plotly || !$("plot").data) return;
     const ring = chosenRing();
@@ -560,15 +514,11 @@
   }
 
   // ---------------------------------------------------------------- controls
-
-  function options(id, key, entries) {
-    $(id).replaceChildren(...entries.map(([name, text]) => el("option", { value: name, selected: state[key] === name }, text)));
-    $(id).onchange = (event) => set({ [key]: event.target.value });
-  }
-
-  function ticked(id, key) {
+  function control(id, key, entries = []) {
+    const box = $(id).type === "checkbox";
+    $(id).append(...entries.map(([name, text]) => el("option", { value: name, selected: state[key] === name }, text)));
     $(id).checked = Boolean(state[key]);
-    $(id).onchange = (event) => set({ [key]: event.target.checked ? "1" : "" });
+    $(id).onchange = () => set({ [key]: box ? ($(id).checked ? "1" : "") : $(id).value });
   }
 
   function objectiveBoxes() {
@@ -591,13 +541,10 @@
   const figure = (name, i) => (value(name, i) === null ? { value: null, reason: note(name, i) }
     : { value: value(name, i), source: source(name, i), ...(figures[name].stderr[i] === null ? {} : { stderr: figures[name].stderr[i] }) });
 
-  function asJson() {
-    const rows = listed().map((i) => ({
-      number: trials.number[i], state: trials.state[i], on_front: onFront.has(i), knee: i === knee, configuration: trials.configuration[i],
-      metrics: Object.fromEntries(names.map((name) => [name, figure(name, i)])),
-    }));
-    return JSON.stringify({ objectives: chosen(), trials: rows }, null, 2);
-  }
+  const asJson = () => JSON.stringify({ objectives: chosen(), trials: listed().map((i) => ({
+    number: trials.number[i], state: trials.state[i], on_front: onFront.has(i), knee: i === knee, configuration: trials.configuration[i],
+    metrics: Object.fromEntries(names.map((name) => [name, figure(name, i)])),
+  })) }, null, 2);
 
   function asCsv() {
     const knobs = [...new Set(all.flatMap((i) => Object.entries(trials.configuration[i]).flatMap(([slot, body]) => Object.keys(body).map((knob) => `${slot}.${knob}`))))];
@@ -611,45 +558,37 @@
 
   function connect() {
     const entries = names.map((name) => [name, metrics[name].title]);
-    options("axis-x", "x", entries);
-    options("axis-y", "y", entries);
-    options("axis-c", "c", [["", "none"], ...entries]);
-    options("columns", "k", [["objectives", "objectives"], ["all", "all figures"]]);
-    for (const [id, key] of [["log-x", "lx"], ["log-y", "ly"], ["only-front", "f"], ["lines-all", "a"]]) ticked(id, key);
+    for (const axis of ["x", "y"]) control(`axis-${axis}`, axis, entries);
+    control("axis-c", "c", [["", "none"], ...entries]);
+    control("columns", "k", [["objectives", "objectives"], ["all", "all figures"]]);
+    for (const [id, key] of [["log-x", "lx"], ["log-y", "ly"], ["only-front", "f"], ["lines-all", "a"]]) control(id, key);
     objectiveBoxes();
     $("find").value = state.q;
-    $("find").oninput = (event) => { state.q = event.target.value; remember(); drawTable(); drawSelection(); };
-    $("more").onclick = () => { rows = Infinity; drawTable(); drawSelection(); };
+    $("find").oninput = (event) => set({ q: event.target.value }, drawTable);
+    $("more").onclick = () => { rows = Infinity; drawTable(); };
     $("clear").onclick = () => { filters.clear(); update(); };
     $("csv").onclick = () => download(`${data.study}.csv`, "text/csv", asCsv());
     $("json").onclick = () => download(`${data.study}.json`, "application/json", asJson());
-    for (const button of document.querySelectorAll("[data-select]")) {
-      button.onclick = () => { select(places.get(Number(button.dataset.select))); $("plot").scrollIntoView({ behavior: still.matches ? "auto" : "smooth" }); };
-    }
+    for (const button of document.querySelectorAll("[data-select]")) button.onclick = () => {
+      select(places.get(Number(button.dataset.select)));
+      $("plot").scrollIntoView();
+    };
     addEventListener("keydown", keys);
-    dark.addEventListener("change", () => { drawPlot(); drawGrowth(); });
+    dark.addEventListener("change", () => window.Plotly && [drawPlot, drawGrowth].forEach((draw) => draw()));
   }
 
   function update() {
-    recompute();
-    drawTable();
-    drawLines();
-    drawCards();
-    drawPlot();
-    drawSelection();
+    for (const draw of [recompute, drawTable, drawLines, drawCards, drawPlot, drawSelection]) draw();
   }
 
   // ---------------------------------------------------------------- start
-
   async function unpack() {
     const packed = Uint8Array.from(atob($("plotly").textContent), (letter) => letter.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
     const script = new Blob([await new Response(stream).arrayBuffer()], { type: "text/javascript" });
-    const node = el("script", { src: URL.createObjectURL(script) });
-    await new Promise((resolve, reject) => { node.onload = resolve; node.onerror = reject; document.head.append(node); });
+    await new Promise((resolve, reject) => document.head.append(el("script", { src: URL.createObjectURL(script), onload: resolve, onerror: reject })));
     $("plot").replaceChildren();
-    drawPlot();
-    drawGrowth();
+    for (const draw of [drawPlot, drawGrowth]) draw();
     document.documentElement.dataset.ready = "yes";
   }
 

@@ -13,10 +13,10 @@ from typing import Any, Final
 from ...evaluators.measurement import Measurement
 from ...search.records import Record
 from ...search.run import Run
-from ..front import all_trials, limits, limits_broken, sign, stored_metrics, values
+from ..front import all_trials, front_of, limits, limits_broken, sign, stored_metrics, values
 from ..history import growth
 from ..units import scale_of
-from ..words import SLOT_TITLES, choice_in_words, confirmed_quality, in_short, title
+from ..words import PROPER, SLOT_TITLES, choice_in_words, confirmed_quality, in_short, title
 
 SOURCES: Final = ("exact", "measured", "modelled")
 
@@ -43,6 +43,7 @@ def payload(run: Run, recommended: int | None) -> dict[str, Any]:
     figures = {name: _figures(trials, name, texts) for name in names}
     return {
         "study": run.name,
+        "titles": {**SLOT_TITLES, **PROPER},
         "command": f"paretune export {shlex.quote(str(run.folder))}",
         "sources": SOURCES,
         "objectives": [row.name for row in run.objectives if row.name in names],
@@ -76,7 +77,7 @@ def _metric(run: Run, name: str) -> dict[str, Any]:
 
 
 def _trials(run: Run, trials: Sequence[Record]) -> dict[str, Any]:
-    broken = limits_broken(run)
+    broken, chance = limits_broken(run), front_of(run).probability
     confirmed = {n: confirmed_quality(run, n) for n in run.confirmations}
     return {
         "number": [r.number for r in trials],
@@ -85,7 +86,10 @@ def _trials(run: Run, trials: Sequence[Record]) -> dict[str, Any]:
         "configuration": [r.configuration.to_json() for r in trials],
         "slots": [_slots(r) for r in trials],
         "seconds": [r.seconds for r in trials],
-        "failure": [f"{r.failure.kind}: {r.failure.message}" if r.failure else None for r in trials],
+        "failure": [
+            f"{r.failure.kind}: {r.failure.message}" if r.failure else None for r in trials
+        ],
+        "chance": [chance.get(r.number) for r in trials],
         "broken": [list(broken[r.number]) for r in trials],
         "stages": [[[s.step, s.seconds, s.cached] for s in r.stages] for r in trials],
         "test": {

@@ -24,7 +24,15 @@ from ..against import gaps
 from ..front import all_trials, front_of, limits, stored_metrics
 from ..history import failures, growth, sharing
 from ..units import readable, significant
-from ..words import confirmed_quality, difference, figure_in_words, headline, in_short, listed, title
+from ..words import (
+    confirmed_quality,
+    difference,
+    figure_in_words,
+    headline,
+    in_short,
+    listed,
+    title,
+)
 from .payload import payload
 
 HERE: Final = Path(__file__).parent
@@ -35,6 +43,17 @@ BILL: Final = (
     ("kg_co2e", "CO2e"),
     ("money", "money"),
 )
+
+"""Parts of the bill, and what they are called."""
+
+ASSUMED: Final[dict[str, dict[str, str]]] = {
+    "hours": {},
+    "worker_hours": {},
+    "kwh": {"watts": "{:g} W a worker", "pue": "PUE {:g}"},
+    "kg_co2e": {"kg_per_kwh": "{:g} kg per kWh"},
+    "money": {"price_per_hour": "{:g} an hour", "price_per_kwh": "{:g} per kWh"},
+}
+"""Conditions that are told beside a part of the bill, and how."""
 
 
 def write_page(run: Run, path: Path) -> None:
@@ -177,12 +196,18 @@ def _on_test(name: str, mine: Measurement, theirs: Measurement | None) -> str:
 def _bill(name: str, words: str, figure: Mapping[str, Any]) -> dict[str, str]:
     value = figure["value"]
     if value is None:
-        return {"title": words, "value": "not known", "note": str(figure["reason"])}
+        return {"title": words, "value": "not known", "note": str(figure["reason"]), "sources": ""}
     shown = significant(value) if name == "money" else readable(value, figure["unit"])
     unit = f" {figure['unit']}" if name == "money" else ""
-    conditions = figure.get("conditions", {})
-    told = [f"{key.replace('_', ' ')} {item}" for key, item in conditions.items() if item]
-    return {"title": words, "value": shown + unit, "note": "; ".join([figure["source"], *told])}
+    known = figure.get("conditions", {})
+    told = [form.format(known[key]) for key, form in ASSUMED[name].items() if known.get(key)]
+    note = ", ".join([figure["source"], *told])
+    return {
+        "title": words,
+        "value": shown + unit,
+        "note": note,
+        "sources": known.get("sources", ""),
+    }
 
 
 def _went(run: Run) -> dict[str, Any]:
@@ -204,7 +229,9 @@ def _went(run: Run) -> dict[str, Any]:
 def _flat(value: Any, path: str = "") -> list[tuple[str, str]]:
     """Nested data as lines of `a.b` and a text."""
     if isinstance(value, Mapping):
-        return [row for key, item in value.items() for row in _flat(item, f"{path}.{key}".strip("."))]
+        return [
+            row for key, item in value.items() for row in _flat(item, f"{path}.{key}".strip("."))
+        ]
     if isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
         return [row for i, item in enumerate(value) for row in _flat(item, f"{path}.{i}")]
     if isinstance(value, list | tuple):

@@ -7,24 +7,21 @@ driver's, and training state lies in the stage store.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from multiprocessing.connection import wait
 from typing import Any, Final, cast
 
 from ...errors import BadRequest, RunError
 from ..driver import Done, Source
-from ..events import Event, Listener, ignore
-from ..records import Ask, Record
-from .attempt import Work, failed
+from ..events import Listener, ignore
+from .attempt import Work
 from .interrupts import interrupts
-from .local import INTERRUPTED, WAKE_SECONDS
-from .slot import Limits, Slot
+from .local import INTERRUPTED
+from .slot import Limits
 
 ENVIRONMENT: Final = {
     "RAY_worker_niceness": "0",  # at Ray's nice 15 workers starve beside anything else
@@ -117,12 +114,14 @@ def _connect(ray: Any, cluster: Cluster) -> None:
 def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen: Listener) -> Done:
     from ray import tune
 
+    from .tune import DriverSearcher, SlotActor
+
     with (
         tempfile.TemporaryDirectory(prefix="paretune-ray-") as scratch,
         interrupts(listen) as interrupted,
     ):
-        searcher = _searcher(source, cluster.workers, listen, interrupted)
-        actor = tune.with_parameters(_actor(), work=work, limits=limits)
+        searcher = DriverSearcher(source, cluster.workers, listen, interrupted)
+        actor = tune.with_parameters(SlotActor, work=work, limits=limits)
         tuner = tune.Tuner(
             tune.with_resources(actor, dict(cluster.per_trial)),
             tune_config=tune.TuneConfig(
@@ -131,7 +130,11 @@ def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen:
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(storage_path=scratch, verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=scratch,
+                verbose=0,
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
         )
         try:
             tuner.fit()
@@ -139,106 +142,4 @@ def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen:
             return INTERRUPTED
         if searcher.error is not None:
             raise searcher.error
-        return cast(Done, searcher.done or INTERRUPTED)
-
-
-def _searcher(source: Source, workers: int, listen: Listener, interrupted: Any) -> Any:
-    """The searcher; a class made here, because Ray is imported only when it is used."""
-    from ray.tune.search import Searcher
-
-    class DriverSearcher(Searcher):
-        """Asks and tells on behalf of Ray."""
-
-        def __init__(self) -> None:
-            super().__init__(metric="answered", mode="max")
-            self.done: Done | None = None
-            self.error: BaseException | None = None
-            self._asks: dict[str, tuple[Ask, float]] = {}
-            self._wait = False
-
-        def suggest(self, trial_id: str) -> Any:
-            """The next ask as a config; None: later; FINISHED: never."""
-            source.beat()
-            if interrupted():
-                self.done = INTERRUPTED
-            if self.done is not None:
-                return Searcher.FINISHED
-            if self._wait or len(self._asks) >= workers:
-                return None
-            ask = source.next()
-            if not isinstance(ask, Ask):
-                self.done = ask if isinstance(ask, Done) else None
-                self._wait = True  # the answer stays the same until something comes back
-                return Searcher.FINISHED if self.done else None
-            listen(event := Event("asked", ask.purpose, ask.number))
-            self._asks[trial_id] = (ask, event.at)
-            prior = source.prior(ask)
-            return {
-                "ask": json.dumps(ask.to_json()),
-                "prior": json.dumps(prior.to_json() if prior else None),
-            }
-
-        def on_trial_complete(
-            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-        ) -> None:
-            """Passes the record on; an actor that died answers nothing."""
-            ask, started = self._asks.pop(trial_id)
-            text = (result or {}).get("record")
-            if error or text is None:
-                why = "the worker was lost"
-                record = failed(ask, source.prior(ask), "crashed", why, started)
-            else:
-                record = Record.from_json(json.loads(text))
-            stored = source.tell(record)
-            self._wait = False
-            listen(Event("told", stored.state, stored.number))
-
-        def __reduce__(self) -> tuple[type[object], tuple[()]]:
-            # Ray writes down what it would restore; there is nothing to: the driver stays here
-            return object, ()
-
-        def save(self, checkpoint_path: str) -> None:
-            """Nothing: the study is the checkpoint."""
-
-        def restore(self, checkpoint_path: str) -> None:
-            """Nothing: the study is the checkpoint."""
-
-    return DriverSearcher()
-
-
-def _actor() -> Any:
-    """The trainable: one slot, answering one ask a trial."""
-    from ray import tune
-
-    class SlotActor(tune.Trainable):
-        """A slot on some node."""
-
-        def setup(
-            self, config: dict[str, str], work: bytes = b"", limits: Limits | None = None
-        ) -> None:
-            """Takes the work; the process starts with the first ask."""
-            self._slot = Slot(work, limits or Limits())
-            self.reset_config(config)
-
-        def reset_config(self, new_config: dict[str, str]) -> bool:
-            """Takes the next ask; the slot and what it has loaded stay."""
-            prior = json.loads(new_config["prior"])
-            self._ask = Ask.from_json(json.loads(new_config["ask"]))
-            self._prior = None if prior is None else Record.from_json(prior)
-            return True
-
-        def step(self) -> dict[str, Any]:
-            """Answers the ask."""
-            self._slot.give(self._ask, self._prior)
-            while True:
-                for message in self._slot.news():
-                    if isinstance(message, Record):
-                        text = json.dumps(message.to_json())
-                        return {"record": text, "answered": 1, "done": True}
-                wait(self._slot.handles(), WAKE_SECONDS)
-
-        def cleanup(self) -> None:
-            """Stops the slot's process."""
-            self._slot.stop()
-
-    return SlotActor
+        return searcher.done or INTERRUPTED

@@ -8,11 +8,12 @@ Ginsbourger et al. 2010), so that parallel asks spread.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .problem import Memory
 from .surrogate import Kernel, Posterior, condition, fit
 
 Array = NDArray[np.float64]
@@ -65,20 +66,12 @@ class Scale:
         return np.minimum(self(values), self.cap)
 
 
-@dataclass
-class Kernels:
-    """Fitted hyper-parameters by the data they were fitted to: a memory, never a state."""
-
-    memory: dict[bytes, Kernel] = field(default_factory=dict)
-
-    def fitted(self, inputs: Array, targets: Array) -> Kernel:
-        """The hyper-parameters for these rows; a function of the rows alone."""
-        step = -(-len(inputs) // MOST_FITTED)
-        rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
-        name = hashlib.sha256(rows.tobytes() + figures.tobytes()).digest()
-        if name not in self.memory:
-            self.memory[name] = fit(rows, figures)
-        return self.memory[name]
+def fitted_kernel(memory: Memory, inputs: Array, targets: Array) -> Kernel:
+    """The hyper-parameters for these rows; a function of the rows alone."""
+    step = -(-len(inputs) // MOST_FITTED)
+    rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
+    name = hashlib.sha256(rows.tobytes() + figures.tobytes()).digest()
+    return memory.recall(("kernel", name), lambda: fit(rows, figures))
 
 
 def fitting_count(finished: int) -> int:
@@ -87,7 +80,7 @@ def fitting_count(finished: int) -> int:
 
 
 def learn(
-    kernels: Kernels, inputs: Array, targets: Array, fitted: NDArray[np.bool_], waiting: Array
+    memory: Memory, inputs: Array, targets: Array, fitted: NDArray[np.bool_], waiting: Array
 ) -> Posterior:
     """What is believed about one figure.
 
@@ -97,7 +90,7 @@ def learn(
         fitted: `(n,)` whether hyper-parameters are fitted to the row.
         waiting: `(w, d)` trials under way.
     """
-    kernel = kernels.fitted(inputs[fitted], targets[fitted])
+    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted])
     inputs, targets = inputs[-MOST_ROWS:], targets[-MOST_ROWS:]
     believed = condition(kernel, inputs, targets)
     if len(waiting) == 0:

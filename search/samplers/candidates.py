@@ -6,9 +6,8 @@ for each ask. Both are functions of the seed and the history alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,6 @@ SAMPLE = 400
 
 BLOCK_LIFE = 10
 """Asks for which the random part of the pool stays."""
-
-REMEMBERED = 50_000
-"""Candidates kept, so that none is looked at on paper twice."""
 
 
 class NothingLeft(ParetuneError):
@@ -69,23 +65,26 @@ class Candidates:
 
     Args:
         problem: what may be known.
-        seed: of all draws that do not belong to one ask.
     """
 
-    def __init__(self, problem: Problem, seed: int) -> None:
-        self._problem, self._seed = problem, seed
-        self._memory: dict[Hashable, Candidate | None] = {}
-        self._facts: dict[Hashable, Candidate] = {}
-        self._block: tuple[int, int, list[Candidate]] | None = None
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.memory = problem.memory
 
-    @cached_property
+    @property
     def basis(self) -> Basis:
-        """How features are numbered and scaled: fixed by the seed."""
-        rng = np.random.default_rng([self._seed, 0, 0])
+        """How features are numbered and scaled: a property of the space, whatever the seed."""
+        return self.memory.recall("basis", self._basis)
+
+    def _basis(self) -> Basis:
+        rng = np.random.default_rng(0)
         draws = [draw(self._problem.suggest, rule) for rule in _random_rules(SAMPLE, rng)]
-        legal = [d for d in draws if self._paper(d)[0]] or draws
-        numbering = Knobs.of([flat(d) for d in legal])
-        rows = [self._raw(d, self._paper(d)[1], numbering) for d in legal]
+        papers = [self._paper(d) for d in draws]
+        legal = [(d, paper) for d, (ok, paper) in zip(draws, papers, strict=True) if ok]
+        if not legal:
+            raise NothingLeft(f"none of {SAMPLE} random configurations is legal; widen the space")
+        numbering = Knobs.of([flat(d) for d, _ in legal])
+        rows = [self._raw(d, paper, numbering) for d, paper in legal]
         found = {name: dist for d in draws for name, dist in d.distributions.items()}
         return Basis(numbering, Scaling.of(np.array(rows)), found)
 
@@ -102,16 +101,16 @@ class Candidates:
 
     def looked(self, trials: Sequence[Observation]) -> list[Candidate]:
         """Trials with their numbers, legal or not: a trial that ran is a fact."""
-        for trial in trials:
-            if trial.drawn.key not in self._facts:
-                _, paper = self._paper(trial.drawn)
-                self._facts[trial.drawn.key] = self._look(trial.drawn, paper)
-        return [self._facts[trial.drawn.key] for trial in trials]
+        return [self._look(trial.drawn)[1] for trial in trials]
 
-    def _look(self, drawn: Draw, paper: Paper | None) -> Candidate:
+    def _look(self, drawn: Draw) -> tuple[bool, Candidate]:
+        return self.memory.recall(("draw", drawn.key), lambda: self._first_look(drawn))
+
+    def _first_look(self, drawn: Draw) -> tuple[bool, Candidate]:
+        legal, paper = self._paper(drawn)
         known = {} if paper is None else {j: f(paper) for j, f in self._problem.known.items()}
         raw = tuple(map(float, self._raw(drawn, paper, self.basis.knobs)))
-        return Candidate(drawn, paper, known, raw)
+        return legal, Candidate(drawn, paper, known, raw)
 
     def stratified(
         self,
@@ -132,7 +131,7 @@ class Candidates:
         edges = np.quantile(order, np.linspace(0, 1, initial + 1)[1:-1])
         before = self.looked(asked_before)
         taken = np.bincount(np.searchsorted(edges, self._ordering(before)), minlength=initial)
-        turns = np.random.default_rng([self._seed, 0, 1]).permutation(initial)
+        turns = np.random.default_rng(2).permutation(initial)
         places = np.searchsorted(edges, order)
         filled = [s for s in turns if (places == s).any()]
         stratum = min(filled, key=lambda s: int(taken[s]))
@@ -176,46 +175,34 @@ class Candidates:
         rng: np.random.Generator,
     ) -> list[Candidate]:
         """Children of parents: two in three changed, one in three crossed."""
-        found = {c.drawn.key: c for c in self._drawn(_children(parents, count, rng))}
-        return self._open(found.values(), asked)
+        return self._open(self._drawn(_children(parents, count, rng)), asked)
 
     def _random(self, size: int, index: int) -> list[Candidate]:
-        if self._block is None or self._block[:2] != (size, index):
-            rng = np.random.default_rng([self._seed, 1, index])
-            found = {c.drawn.key: c for c in self._drawn(_random_rules(size, rng))}
-            self._block = (size, index, list(found.values()))
-        return self._block[2]
+        rules = _random_rules(size, np.random.default_rng([1, index]))
+        return self.memory.recall(("block", size, index), lambda: self._drawn(rules))
 
     def _drawn(self, rules: Iterable[Choose]) -> list[Candidate]:
-        """Draws that are legal and keep every limit that is known on paper."""
-        found = []
-        for rule in rules:
-            drawn = draw(self._problem.suggest, rule)
-            if drawn.key not in self._memory:
-                if len(self._memory) >= REMEMBERED:
-                    self._memory.clear()
-                legal, paper = self._paper(drawn)
-                self._memory[drawn.key] = self._look(drawn, paper) if legal else None
-            candidate = self._memory[drawn.key]
-            if candidate is not None:
-                found.append(candidate)
-        return found
+        """Draws that are legal, each once."""
+        looks = [self._look(draw(self._problem.suggest, rule)) for rule in rules]
+        return list({c.drawn.key: c for legal, c in looks if legal}.values())
 
     def _open(self, candidates: Iterable[Candidate], asked: frozenset[Hashable]) -> list[Candidate]:
-        admits: Callable[[Any], bool] = self._problem.admits or (lambda _: True)
+        """Those that are new, within the known limits and within the budget."""
+        problem = self._problem
         return [
             candidate
             for candidate in candidates
-            if candidate.drawn.key not in asked and admits(candidate.drawn.configuration)
+            if candidate.drawn.key not in asked
+            and (problem.fits is None or candidate.paper is None or problem.fits(candidate.paper))
+            and _admitted(problem, candidate)
         ]
 
     def _paper(self, drawn: Draw) -> tuple[bool, Paper | None]:
-        """Whether it may be asked at all, and its paper."""
+        """Whether it is legal, and its paper."""
         if self._problem.paper is None or drawn.configuration is None:
             return True, None
         paper = self._problem.paper(drawn.configuration)
-        fits = self._problem.fits
-        return paper is not None and (fits is None or fits(paper)), paper
+        return paper is not None, paper
 
     def _raw(self, drawn: Draw, paper: Paper | None, numbering: Knobs) -> Array:
         problem = self._problem
@@ -233,6 +220,11 @@ class Candidates:
             first = min(self._problem.known)
             return np.array([candidate.known[first] for candidate in candidates])
         return np.asarray(self.scaled(candidates)[:, :1].sum(axis=1))
+
+
+def _admitted(problem: Problem, candidate: Candidate) -> bool:
+    configuration = candidate.drawn.configuration
+    return problem.admits is None or configuration is None or problem.admits(configuration)
 
 
 def _random_rules(count: int, rng: np.random.Generator) -> Iterable[Choose]:

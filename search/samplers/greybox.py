@@ -24,7 +24,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from ...errors import BadRequest
-from .belief import Kernels
 from .candidates import Candidate, Candidates
 from .observations import Observation, TrialReader, caps_of, read_records, signs_of
 from .pool import Draw, draw, mutated
@@ -47,7 +46,8 @@ class GreyBoxSampler(BaseSampler):
 
     Args:
         problem: what may be known.
-        seed: the only source of randomness.
+        seed: of the draws around the front and within a stratum; what stays for many asks (the
+            scale of the features, the random part of the pool) is the same for every seed.
         initial: trials of the initial design, None: 8, fewer in a space of few knobs.
         pool: candidates looked at per ask.
 
@@ -62,9 +62,8 @@ class GreyBoxSampler(BaseSampler):
         self, problem: Problem, seed: int = 0, initial: int | None = None, pool: int = 2000
     ) -> None:
         self._problem, self._seed, self._pool = problem, seed, pool
-        self._candidates = Candidates(problem, seed)
+        self._candidates = Candidates(problem)
         self._trials = TrialReader(problem.suggest)
-        self._kernels = Kernels()
         self._chosen: tuple[int, Draw] | None = None
         self._told = problem.paper is not None
         self._initial = initial
@@ -140,7 +139,7 @@ class GreyBoxSampler(BaseSampler):
         rng: np.random.Generator,
     ) -> Candidate:
         reference, caps = self._reference(signs)
-        expected = outlook(seen, self._candidates, self._kernels, reference, caps, signs, initial)
+        expected = outlook(seen, self._candidates, reference, caps, signs, initial)
         weights = rng.dirichlet(np.ones(len(signs)))
         parents = expected.rivals.parents()
         pool = self._candidates.pool(self._pool, len(seen), parents, asked, rng)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...spaces.configuration import Configuration
 from ...spaces.paper import Paper
@@ -13,6 +13,25 @@ from ..records import Record
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
+
+
+@dataclass
+class Memory:
+    """Answers of pure functions, by what was asked. Losing it costs time, nothing else."""
+
+    answers: dict[Hashable, Any] = field(default_factory=dict)
+    most: int = 60_000
+
+    def recall(self, name: Hashable, answer: Callable[[], T]) -> T:
+        """The answer of that name, found or worked out."""
+        if name not in self.answers:
+            if len(self.answers) >= self.most:
+                self.answers.clear()
+            self.answers[name] = answer()
+        found: T = self.answers[name]
+        return found
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,8 @@ class Problem:
         history: the study's records. Without it the study's own trials are read, and there are no
             rungs.
         rungs: shares of full fidelity, ascending, the last 1.
+        memory: what was looked up before; the same one handed to the next sampler of the same study
+            saves its seconds and changes no answer.
         reference: the frozen reference point in the objectives' own directions, None while it is
             not frozen; without it the sampler takes it from its initial design.
     """
@@ -49,3 +70,4 @@ class Problem:
     history: Callable[[], Sequence[Record]] | None = None
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
+    memory: Memory = field(default_factory=Memory)

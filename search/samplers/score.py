@@ -16,9 +16,10 @@ from .acquisition import (
     log_probability_below,
     open_boxes,
 )
-from .belief import Kernels, Scale, fitting_count, learn
+from .belief import Scale, fitting_count, learn
 from .candidates import Candidate, Candidates
 from .observations import Observation
+from .problem import Memory
 from .surrogate import Posterior
 
 Array = NDArray[np.float64]
@@ -128,7 +129,6 @@ class Outlook:
 def outlook(
     seen: Sequence[Observation],
     candidates: Candidates,
-    kernels: Kernels,
     reference: Array | None,
     caps: Array,
     signs: Array,
@@ -143,7 +143,7 @@ def outlook(
         initial: trials of the initial design.
     """
     trials = [trial for trial in seen if trial.state != "failed"]
-    looked = candidates.looked(trials)
+    looked, memory = candidates.looked(trials), candidates.memory
     table = _table(trials, looked, candidates, signs)
     if reference is None:
         reference = _own_reference(trials, table, caps, initial)
@@ -156,14 +156,14 @@ def outlook(
         rows = np.isfinite(table.losses[:, j])
         if not (looked and j in looked[0].known) and rows.any():
             targets = scale.drawn_in(table.losses[rows, j])
-            models[j] = learn(kernels, table.inputs[rows], targets, table.fitted[rows], here)
+            models[j] = learn(memory, table.inputs[rows], targets, table.fitted[rows], here)
     base = Outlook(
         candidates=candidates,
         scales=scales,
         reference=np.array([s(np.array([r]))[0] for s, r in zip(scales, reference, strict=True)]),
         signs=signs,
         models=models,
-        limits=[_limit(table, values, kernels, here) for values in table.violations.values()],
+        limits=[_limit(table, values, memory, here) for values in table.violations.values()],
         rivals=Rivals(trials, np.zeros((0, len(signs))), np.zeros(0, dtype=bool)),
         tried=candidates.scaled(candidates.looked(seen)),
         failures=np.array([trial.failure for trial in seen]),
@@ -241,12 +241,12 @@ def _scale(losses: Array, reference: float) -> Scale:
     return Scale.of(values, reference) if len(values) else Scale(False, 0.0, 1.0)
 
 
-def _limit(table: _Table, values: Array, kernels: Kernels, waiting: Array) -> Posterior:
+def _limit(table: _Table, values: Array, memory: Memory, waiting: Array) -> Posterior:
     """A model of a violation on the scale of its spread; far from the limit it matters little."""
     rows = np.isfinite(values)
     targets = values[rows] / (float(np.std(values[rows])) or 1.0)
     targets = np.clip(targets, -3.0, 3.0)
-    return learn(kernels, table.inputs[rows], targets, table.fitted[rows], waiting)
+    return learn(memory, table.inputs[rows], targets, table.fitted[rows], waiting)
 
 
 def _feasible(trial: Observation) -> bool:

@@ -11,12 +11,13 @@ from ..steps import Runner
 from ..technique import Technique
 from .artifact import read_description, verify_files
 from .eager import Eager
+from .onnx_runtime import OnnxRuntime
 from .runtime import Runtime
 
 __all__ = ["OFF", "RUNTIMES", "TABLE", "open_artifact", "verify_files"]
 
 OFF: Final = "eager"
-RUNTIMES: Final[Mapping[str, Runtime]] = {row.name: row for row in (Eager(),)}
+RUNTIMES: Final[Mapping[str, Runtime]] = {row.name: row for row in (Eager(), OnnxRuntime())}
 """Every runtime, by the name that a study file writes."""
 
 TABLE: Final[Mapping[str, Technique]] = RUNTIMES

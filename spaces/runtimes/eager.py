@@ -17,7 +17,8 @@ from ..paper import Paper
 from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
-from .payload import payload_bytes, unheld
+from .payload import payload_bytes
+from .refusals import hf_refusals, onnx_refusals, unheld
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -74,14 +75,14 @@ class Eager:
         "norm": _FLOATS,
         "adapter": _FLOATS,
     }
-    export_formats: ClassVar[frozenset[str]] = frozenset({"hf", "pytorch"})
+    export_formats: ClassVar[frozenset[str]] = frozenset({"hf"})
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""
         return ()
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Formats that it cannot hold; adapters of another type than the hidden states."""
+        """What it cannot hold, or a folder that is to be deployed to."""
         profile = paper.profile
         found = list(unheld(profile, self.holds, self.name))
         adapter, hidden = profile.format_of("adapter").name, profile.format_of("norm").name
@@ -90,6 +91,10 @@ class Eager:
                 f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
                 "merge the adapters"
             )
+        if "hf" in targets.formats:
+            found += hf_refusals(profile)
+        if "onnx" in targets.formats:
+            found += onnx_refusals(profile)
         return found
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:

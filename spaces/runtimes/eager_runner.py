@@ -6,7 +6,7 @@ import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 import numpy as np
 import torch
@@ -67,17 +67,27 @@ class EagerRunner:
             return answer.float().numpy()
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
-        """Greedy continuation with a cache: `(b, tokens)`; padding may be on either side."""
-        ids, mask = padded_left(batch.input_ids, batch.attention_mask)
-        module = cast(Any, self._open())
+        """Greedy continuation with a cache: `(b, tokens)`; padding may be on either side.
+
+        An end-of-text token does not end it: every text gets exactly `tokens` tokens.
+        """
+        ids, mask = (torch.from_numpy(side) for side in padded_left(batch))
+        places = (mask.cumsum(dim=1) - 1).clamp_(min=0)
+        written, cache = torch.empty(len(ids), tokens, dtype=torch.int64), None
         with torch.inference_mode():
-            written = module.generate(
-                input_ids=torch.from_numpy(ids),
-                attention_mask=torch.from_numpy(mask),
-                generation_config=_greedy(tokens),
-            )
-        continuation: np.ndarray = written[:, ids.shape[1] :].numpy()
-        return continuation
+            for step in range(tokens):
+                answer = self._open()(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    position_ids=places,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                written[:, step] = answer.logits[:, -1].argmax(dim=-1)
+                ids, cache = written[:, step : step + 1], answer.past_key_values
+                mask, places = nn.functional.pad(mask, (0, 1), value=1), places[:, -1:] + 1
+        return written.numpy()
 
     def files(self) -> Sequence[Path]:
         """The tensors and the structure."""
@@ -94,15 +104,8 @@ class EagerRunner:
         return self._module
 
 
-def padded_left(ids: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Texts moved to the right, their order kept, so that all end at the last position."""
+def padded_left(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and mask of texts moved to the right, their order kept: all end at the last position."""
+    ids, mask = batch.input_ids, batch.attention_mask
     order = np.argsort(mask, axis=1, kind="stable")
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(mask, order, axis=1)
-
-
-def _greedy(tokens: int) -> Any:
-    from transformers import GenerationConfig
-
-    # Without an end token every text gets exactly as many tokens as were asked for.
-    told = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    return GenerationConfig.from_dict(told)

@@ -7,6 +7,7 @@ come from the profile; constants (epsilons, activations, rotations) from the mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,6 +16,7 @@ import numpy as np
 from ..families import family_of
 from ..family import Role
 from ..profile import Attention, Profile
+from .activations import ACTIVATIONS, KEYS
 from .onnx_graph import OnnxGraph
 from .onnx_weights import OnnxWeights
 
@@ -22,19 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 INPUTS: Final = {"input_ids": ("batch", "tokens"), "attention_mask": ("batch", "tokens")}
-ACTIVATIONS: Final = {
-    "gelu": ("Gelu", {}),
-    "gelu_new": ("Gelu", {"approximate": "tanh"}),
-    "gelu_pytorch_tanh": ("Gelu", {"approximate": "tanh"}),
-    "relu": ("Relu", {}),
-    "silu": ("Swish", {}),
-    "swish": ("Swish", {}),
-    "tanh": ("Tanh", {}),
-}
-"""ONNX operators by transformers' names of activations."""
-
-ACTIVATION_KEYS: Final = ("hidden_act", "activation", "activation_function")
-"""Where the config of one family or another names its activation."""
 
 
 def write_onnx(module: nn.Module, profile: Profile, path: Path) -> None:
@@ -61,6 +50,8 @@ class _Writer:
         self.profile = profile
         self.config = cast(Any, module).config
         self.family = family_of(profile.family)
+        # Families whose parts normalise what comes in normalise once more at the end.
+        self.norms_first = self.family.final_norm is not None
         self.graph = OnnxGraph()
         self.weights = OnnxWeights(self.graph, module, profile)
         self.tokens = self._axis("input_ids", 1)
@@ -104,17 +95,17 @@ class _Writer:
     def _part(self, hidden: str, index: int, norm: Role, attention: Attention | None) -> str:
         """Attention (or, without sizes for it, feed-forward) with its norm and its residual."""
         path = self.family.path(norm, index)
-        inner = self._norm(hidden, path) if self.family.pre_norm else hidden
+        inner = self._norm(hidden, path) if self.norms_first else hidden
         if attention is None:
             change = self._feed_forward(inner, index)
         else:
             change = self._attention(inner, index, attention)
         changed = self.graph.op("Add", [change, hidden])
-        return changed if self.family.pre_norm else self._norm(changed, path)
+        return changed if self.norms_first else self._norm(changed, path)
 
     def _feed_forward(self, hidden: str, index: int) -> str:
         family, weights = self.family, self.weights
-        name = next(n for key in ACTIVATION_KEYS if (n := getattr(self.config, key, None)))
+        name = next(n for key in KEYS if (n := getattr(self.config, key, None)))
         kind, attributes = ACTIVATIONS[name]
         wide = weights.linear(family.path("ffn.up", index), hidden)
         if family.gated:
@@ -124,7 +115,130 @@ class _Writer:
             wide = self._activated(wide, kind, attributes)
         return weights.linear(family.path("ffn.down", index), wide)
 
-    def _activated(self, value: str, kind: str, attributes: dict[str, str]) -> str:
+    def _activated(self, value: str, kind: str, attributes: Mapping[str, Any]) -> str:
         if kind == "Swish":  # an operator of its own only from opset 24 on
             return self.graph.op("Mul", [value, self.graph.op("Sigmoid", [value])])
         return self.graph.op(kind, [value], attributes)
+
+    def _attention(self, hidden: str, index: int, sizes: Attention) -> str:
+        graph, family = self.graph, self.family
+        query, key, value = self._query_key_value(hidden, index, sizes)
+        if self.turns is not None:
+            query = self._turned(query, sizes.heads)
+            key = self._turned(key, sizes.kv_heads)
+        scale = self.module.get_submodule(f"{family.layer}.{index}.{self._seat()}").scaling
+        attributes = {
+            "q_num_heads": sizes.heads,
+            "kv_num_heads": sizes.kv_heads,
+            "scale": float(cast(float, scale)),
+        }
+        mixed = graph.op("Attention", [query, key, value, self.mask], attributes)
+        return self.weights.linear(family.path("attention.output", index), mixed)
+
+    def _seat(self) -> str:
+        """Path of the module that holds the attention's scaling, inside a layer."""
+        return self.family.modules["attention.query"].rpartition(".")[0]
+
+    def _query_key_value(self, hidden: str, index: int, sizes: Attention) -> list[str]:
+        graph, family = self.graph, self.family
+        roles: tuple[Role, ...] = ("attention.query", "attention.key", "attention.value")
+        paths = list(dict.fromkeys(family.path(role, index) for role in roles))
+        products = [self.weights.linear(path, hidden) for path in paths]
+        if len(products) == 1:
+            inner = sizes.heads * sizes.head_width
+            inner_kv = sizes.kv_heads * sizes.head_width
+            split = graph.integers(inner, inner_kv, inner_kv)
+            return graph.ops("Split", [products[0], split], 3, {"axis": -1})
+        for seat, norm in enumerate(family.head_norms):
+            apart = graph.op(
+                "Reshape", [products[seat], graph.integers(0, 0, -1, sizes.head_width)]
+            )
+            normed = self._norm(apart, f"{family.layer}.{index}.{norm}")
+            products[seat] = graph.op("Reshape", [normed, graph.integers(0, 0, -1)])
+        return products
+
+    def _norm(self, hidden: str, path: str) -> str:
+        module = cast(Any, self.module.get_submodule(path))
+        scale = self.weights.vector(f"{path}.weight")
+        if not self.family.norm_bias:
+            epsilon = float(module.variance_epsilon)
+            return self.graph.op("RMSNormalization", [hidden, scale], {"epsilon": epsilon})
+        given = [hidden, scale, self.weights.vector(f"{path}.bias")]
+        return self.graph.op("LayerNormalization", given, {"epsilon": float(module.eps)})
+
+    def _answers(self, hidden: str) -> str:
+        family, head, weights = self.family, self.profile.head, self.weights
+        if head.kind == "language-modelling":
+            if head.tied:
+                return weights.tied(family.tables["vocabulary"], hidden)
+            return weights.linear(family.language_head, hidden)
+        text = self._last_real(hidden) if family.kind == "decoder" else self._first(hidden)
+        if family.pooler is not None:
+            kind = "Relu" if family.name == "distilbert" else "Tanh"
+            text = self.graph.op(kind, [weights.linear(family.pooler, text)])
+        return weights.linear(family.classifier, text)
+
+    def _first(self, hidden: str) -> str:
+        return self.graph.op("Gather", [hidden, self.graph.constant(0, np.int64)], {"axis": 1})
+
+    def _last_real(self, hidden: str) -> str:
+        """The last token of each text that is no padding, as transformers finds it."""
+        graph = self.graph
+        padding = graph.constant(self.config.pad_token_id, np.int64)
+        real = graph.op("Not", [graph.op("Equal", ["input_ids", padding])])
+        places = graph.op("Mul", [graph.op("Cast", [real], {"to": 7}), self.places])
+        last = graph.op("ArgMax", [places], {"axis": 1, "keepdims": 1})
+        return graph.op("GatherND", [hidden, last], {"batch_dims": 1})
+
+    def _mask(self) -> str:
+        """What is added to every attention score: `(b, 1, s, s)`, 0 or the lowest number."""
+        graph = self.graph
+        words = graph.op("Cast", ["attention_mask"], {"to": 9})
+        seen = graph.op("Unsqueeze", [words, graph.integers(1, 2)])
+        if self.family.kind == "decoder":
+            seen = graph.op("And", [seen, self._causal()])
+        length = graph.op("Unsqueeze", [self.tokens, graph.integers(0)])
+        batch = graph.op("Unsqueeze", [self._axis("input_ids", 0), graph.integers(0)])
+        # ONNX Runtime wants the mask whole over queries and keys.
+        shape = graph.op("Concat", [batch, graph.integers(1), length, length], {"axis": 0})
+        lowest = graph.number(float(np.finfo(np.float32).min))
+        return graph.op("Where", [graph.op("Expand", [seen, shape]), graph.number(0.0), lowest])
+
+    def _causal(self) -> str:
+        """Which keys each query may see: none behind it, none beyond the sliding window."""
+        graph = self.graph
+        row = graph.op("Unsqueeze", [self.places, graph.integers(1)])
+        behind = graph.op("Sub", [row, self.places])
+        seen = graph.op("GreaterOrEqual", [behind, graph.constant(0, np.int64)])
+        window = getattr(self.config, "sliding_window", None)
+        if window is None:
+            return seen
+        near = graph.op("Less", [behind, graph.constant(window, np.int64)])
+        return graph.op("And", [seen, near])
+
+    def _turns(self) -> tuple[str, str]:
+        """Cosines and sines of the rotations, `(b, s, head_width / 2)` (arXiv 2104.09864)."""
+        graph = self.graph
+        rotary = cast(Any, self.module.get_submodule(f"{self.family.base}.rotary_emb"))
+        speeds = graph.constant(rotary.inv_freq.numpy()[None, None, :], np.float32)
+        column = graph.op("Unsqueeze", [self.places, graph.integers(0, 2)])
+        angles = graph.op("Mul", [graph.op("Cast", [column], {"to": 1}), speeds])
+        batch = graph.op("Unsqueeze", [self._axis("input_ids", 0), graph.integers(0)])
+        shape = graph.op("Concat", [batch, graph.integers(1, 1)], {"axis": 0})
+        every = graph.op("Expand", [angles, shape])
+        gain = graph.number(float(rotary.attention_scaling))
+        cos, sin = (graph.op("Mul", [graph.op(kind, [every]), gain]) for kind in ("Cos", "Sin"))
+        return cos, sin
+
+    def _turned(self, value: str, heads: int) -> str:
+        assert self.turns is not None
+        return self.graph.op("RotaryEmbedding", [value, *self.turns], {"num_heads": heads})
+
+    def _axis(self, value: str, axis: int) -> str:
+        """The size of one axis, a scalar."""
+        size = self.graph.op("Shape", [value], {"start": axis, "end": axis + 1})
+        return self.graph.op("Squeeze", [size])
+
+    def _range(self, end: str) -> str:
+        given = [self.graph.constant(0, np.int64), end, self.graph.constant(1, np.int64)]
+        return self.graph.op("Range", given)

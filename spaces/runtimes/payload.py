@@ -13,11 +13,10 @@ A row is what one output reads (or what one word looks up), however the module l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..profile import Format, Group, Profile, Weight
+from ..profile import Format, Profile, Weight
 
 PartName = Literal["plain", "int8", "int4", "scale", "zero"]
 DEFAULT_GROUP: Final = 32
@@ -75,14 +74,3 @@ def sides(weight: Weight) -> tuple[int, int]:
 def payload_bytes(profile: Profile) -> int:
     """Bytes of all parts of all weights."""
     return sum(part.bytes for weight in profile.weights() for part in parts(profile, weight))
-
-
-def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str) -> Iterator[str]:
-    """Why a runtime cannot hold the declared formats, one line a group."""
-    for group, form in profile.formats:
-        able = holds.get(group, frozenset({"fp32"}))
-        if form.name not in able:
-            yield (
-                f"{runtime} cannot hold {group} in {form.name}; it holds "
-                f"{', '.join(sorted(able))}: choose one of these or another runtime"
-            )

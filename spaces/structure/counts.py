@@ -31,7 +31,7 @@ def kept_of(total: int, keep: float, multiple: int = 1) -> int:
 
 
 def keep_knob(totals: Sequence[int], multiple: int = 1, name: str = "keep") -> OneOf:
-    """The knob for a share; shares that come to the same counts are offered once.
+    """The knob for a share; of shares that come to the same counts the nearest is offered.
 
     Args:
         totals: units per layer. multiple: see `kept_of`. name: of the knob.
@@ -39,14 +39,16 @@ def keep_knob(totals: Sequence[int], multiple: int = 1, name: str = "keep") -> O
     >>> keep_knob([4, 4]).values
     (0.25, 0.5, 0.75)
     """
-    offered: dict[tuple[int, ...], float] = {}
+    nearest: dict[tuple[int, ...], tuple[float, float]] = {}
     for share in SHARES:
         counts = tuple(kept_of(total, share, multiple) for total in totals)
+        off = sum(abs(share * total - count) for total, count in zip(totals, counts, strict=True))
         if counts != tuple(totals):
-            offered.setdefault(counts, share)
+            nearest[counts] = min(nearest.get(counts, (off, share)), (off, share))
     # A model too small to lose anything still has the knob; `refusals` then says why not.
-    values = tuple(offered.values()) or (SHARES[2],)
-    return OneOf(name, values, 0.75 if 0.75 in values else values[-1], ordered=True)
+    values = tuple(share for _, share in nearest.values()) or (0.5,)
+    default = min(values, key=lambda share: abs(share - 0.75))
+    return OneOf(name, values, default, ordered=True)
 
 
 def phase_of(when: object) -> Phase:

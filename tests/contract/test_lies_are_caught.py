@@ -56,6 +56,9 @@ class Halve:
         return PruneNeurons(0.5).apply(candidate, bench, seed)
 
 
+HALVED = ("parameters", "flops", "bytes", "outputs")
+
+
 class Lie:
     """A technique with one step and, if wanted, one knob."""
 
@@ -63,7 +66,7 @@ class Lie:
     version: ClassVar[int] = 1
     source: ClassVar[str] = "none: it is a lie"
 
-    def __init__(self, step=None, moves=("parameters", "flops"), knobs=(), reasons=()):
+    def __init__(self, step=None, moves=HALVED, knobs=(), reasons=()):
         self.step, self.moves = step or Halve(), frozenset(moves)
         self.knobs, self.reasons = knobs, list(reasons)
 
@@ -112,6 +115,13 @@ class Same(Halve):
 def scale(module: nn.Module, factor: float) -> None:
     with torch.no_grad():
         module.classifier.weight.mul_(factor)
+
+
+class Idle(Same):
+    """Does nothing."""
+
+    def do(self, made, bench, seed):
+        pass
 
 
 class Twice(Same):
@@ -301,15 +311,21 @@ def test_a_runtime_that_changes_the_answers_is_caught(specimen):
     with pytest.raises(ContractBroken, match="changes the answers"):
         check_off(Slot("runtime", "eager", {"eager": Louder()}), specimen)
     with pytest.raises(ContractBroken, match="declares"):
-        check_row("something_declared_moves", cases_of(Louder(), specimen))
+        check_row("what_it_declares_moves", cases_of(Louder(), specimen))
 
 
 def test_a_declared_observable_that_never_moves_is_caught(specimen):
-    liar = Lie(moves=("parameters", "trainable"))
+    liar = Lie(moves=(*HALVED, "trainable"))
     with pytest.raises(ContractBroken, match=r"declares to move \['trainable'\]"):
-        check_row("something_declared_moves", cases_of(liar, specimen))
-    with pytest.raises(ContractBroken, match="declares"):
-        check_row("something_declared_moves", cases_of(Lie(moves=("recipe",)), specimen))
+        check_row("what_it_declares_moves", cases_of(liar, specimen))
+    with pytest.raises(ContractBroken, match=r"it moves nothing, and declares \['recipe'\]"):
+        check_row("what_it_declares_moves", cases_of(Lie(Idle(), moves=["recipe"]), specimen))
+
+
+def test_an_undeclared_observable_that_moves_is_caught(specimen):
+    liar = Lie(moves=("parameters", "bytes", "outputs"))
+    with pytest.raises(ContractBroken, match="'flops'"):
+        check_row("what_it_declares_moves", cases_of(liar, specimen))
 
 
 def test_an_objection_without_advice_is_caught(specimen):
@@ -334,6 +350,12 @@ def test_an_observable_that_does_not_exist_is_caught(specimen):
 
 def test_an_honest_technique_passes_every_check(specimen):
     check_technique(Ffn(), specimen)
+
+
+def test_a_technique_that_was_never_tried_does_not_pass(specimen):
+    shy = Lie(reasons=["this model is too small; choose another"])
+    with pytest.raises(ContractBroken, match="refuses every setting"):
+        check_technique(shy, specimen)
 
 
 def test_the_message_names_technique_settings_and_both_figures(specimen):

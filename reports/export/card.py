@@ -1,0 +1,112 @@
+"""README.md: the card of an exported model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ...evaluators.measurement import Measurement
+from ...spaces.configuration import Configuration
+from ..words import SLOT_TITLES, choice_in_words, figure_in_words, title
+from .description import Description
+from .targets import target_of
+
+_LIBRARIES: Final = {"hf": "transformers", "onnx": "onnxruntime", "paretune": "paretune"}
+_PIPELINES: Final = {
+    "classification": "text-classification",
+    "language-modelling": "text-generation",
+}
+
+
+def write_card(folder: Path, described: Description) -> None:
+    """Writes README.md."""
+    parts = [
+        _front_matter(described),
+        f"# {described.run}, trial {described.trial}",
+        _about(described),
+        "## Load",
+        f"In this folder:\n\n```python\n{target_of(described.format).usage(described)}```",
+        "## Configuration",
+        _configuration(described),
+        "## Figures",
+        _figures(described),
+        "## Proof",
+        _proof(described),
+        "## Licence",
+        f"The weights derive from `{base_name(described)}`: the licence of that model applies to "
+        "them, and so do the terms of the data.",
+    ]
+    (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def base_name(described: Description) -> str:
+    """The base as others know it: a hub id, or the name of a local folder."""
+    name = str(described.base["id"])
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def _front_matter(described: Description) -> str:
+    library = "peft" if described.options else _LIBRARIES.get(described.format, described.format)
+    lines = [f"library_name: {library}", f"pipeline_tag: {_PIPELINES[described.kind]}"]
+    if base_name(described) == described.base["id"]:
+        lines.insert(0, f"base_model: {described.base['id']}")
+    return "\n".join(["---", *lines, "tags: [paretune]", "---"])
+
+
+def _about(described: Description) -> str:
+    task = described.task
+    labels = f" into {', '.join(described.labels)}" if described.labels else ""
+    purpose = "classifies text" if described.labels else "models language"
+    said = (
+        f"A model that {purpose}{labels}, texts of at most {task['max_length']} tokens. paretune "
+        f"found it for the task `{Path(task['name']).name}`, starting from "
+        f"`{base_name(described)}`; it ran on {described.runtime}."
+    )
+    return " ".join([said, *described.remarks])
+
+
+def _configuration(described: Description) -> str:
+    chosen = Configuration.from_json(described.configuration)
+    lines = [f"- {SLOT_TITLES[slot]}: {choice_in_words(choice)}" for slot, choice in chosen]
+    lines.append(f"- seed: {described.seed}")
+    return "\n".join(lines)
+
+
+def _figures(described: Description) -> str:
+    rows = ["| figure | this trial | baseline | source |", "|---|---|---|---|"]
+    for name, data in described.figures.items():
+        if data["value"] is not None:
+            baseline = _cell(described.baseline.get(name))
+            rows.append(f"| {title(name)} | {_cell(data)} | {baseline} | {data['source']} |")
+    rows += [
+        f"| {title(name)}, test split | {_cell(data)} | | {data['source']} |"
+        for name, data in described.test.items()
+    ]
+    load = described.workload
+    said = (
+        f"± is a 95 % interval. Quality is of the validation split, on which the trial was chosen"
+        f"{', and of the test split, on which it was not' if described.test else ''}. Speed is of "
+        f"{load['batch']} x {load['prompt_tokens']} tokens on {load['threads']} thread(s) of "
+        f"{described.made_with['processor']}."
+    )
+    return "\n".join([*rows, "", said])
+
+
+def _cell(data: Mapping[str, Any] | None) -> str:
+    if data is None or data["value"] is None:
+        return "-"
+    return figure_in_words(Measurement.from_json(dict(data)))
+
+
+def _proof(described: Description) -> str:
+    found = described.proved["figures"]
+    quality = "accuracy" if "accuracy" in found else "perplexity"
+    return (
+        f"Before this folder was handed over, a fresh process loaded it with "
+        f"{described.proved['proved_in']} and asked it {found['items']} validation items: "
+        f"{found['agreement']:.1%} of the answers are those of the searched model, {quality} is "
+        f"{found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), answers differ by "
+        f"at most {found['largest_difference']:.2g}; median latency was "
+        f"{found['latency_p50_ms']:.3g} ms. `paretune verify .` repeats this."
+    )

@@ -1,0 +1,109 @@
+"""Export target `hf`: a folder that plain transformers loads, or peft where adapters stay apart."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar, Final
+
+from ...spaces.families import plain_objection
+from ...spaces.paper import Paper
+from ...spaces.profile import GROUPS, Profile
+from ...spaces.steps import Runner
+from .description import Description
+from .files import copy_tokenizer, write_config
+from .target import Closeness, Piece, Written
+
+DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
+"""What transformers calls the types that a whole plain model may have."""
+
+
+class Hf:
+    """transformers' own classes, config.json, one safetensors file of one type."""
+
+    name: ClassVar[str] = "hf"
+    runtime: ClassVar[str | None] = "eager"
+
+    def objection(self, paper: Paper) -> str | None:
+        """Packed weights, a structure of its own, or adapters that peft has no file for."""
+        from .peft_folder import peft_objection
+
+        profile = paper.profile
+        packed = [g for g in GROUPS if profile.format_of(g).name not in DTYPES]
+        if packed:
+            form = profile.format_of(packed[0]).name
+            return f"plain safetensors do not hold {packed[0]} in {form}; use --format {OTHERS}"
+        reason = plain_objection(replace(profile, adapters=()))
+        if reason is not None:
+            return f"transformers' classes cannot hold this structure: {reason}; use {OTHERS}"
+        return peft_objection(profile) if profile.adapters else None
+
+    def closeness(self, paper: Paper) -> Closeness:
+        """Torch computes the same where all of it has one type."""
+        mixed = len(_types(paper.profile)) > 1
+        return "other computation" if mixed else "same computation"
+
+    def write(self, piece: Piece, folder: Path) -> Written:
+        """Writes config.json and model.safetensors, or peft's two files, and the tokenizer.
+
+        Raises:
+            BadRequest: adapters whose base was trained as well.
+        """
+        copy_tokenizer(piece.source, folder)
+        if piece.paper.profile.adapters:
+            from .peft_folder import write_peft
+
+            return Written(options=write_peft(piece, folder))
+        return _write_whole(piece, folder)
+
+    def open(self, folder: Path, described: Description, threads: int) -> Runner:
+        """A runner over transformers' Auto class, or peft's model on its base.
+
+        Raises:
+            VerificationFailed: it does not load whole, or the base is another one.
+        """
+        from .hf_runner import HfRunner
+
+        if not described.options:
+            return HfRunner(folder, described.kind, threads)
+        from .peft_folder import base_of
+
+        base = base_of(described)
+        return HfRunner(folder, described.kind, threads, base=base, options=described.options)
+
+    def library(self, described: Description) -> str:
+        """transformers, and peft where it takes part."""
+        names = ("transformers", "peft") if described.options else ("transformers",)
+        return ", ".join(f"{name} {version(name)}" for name in names)
+
+    def usage(self, described: Description) -> str:
+        """Loading and one answer."""
+        from .usage import hf_usage, peft_usage
+
+        return peft_usage(described) if described.options else hf_usage(described)
+
+
+OTHERS: Final = "paretune (or onnx)"
+
+
+def _write_whole(piece: Piece, folder: Path) -> Written:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from ...spaces.runtimes.eager_runner import TENSORS
+
+    profile = piece.paper.profile
+    dtype = DTYPES[profile.format_of("norm").name]
+    tensors = load_file(piece.artifact / TENSORS)
+    cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
+    save_file(cast, folder / "model.safetensors", metadata={"format": "pt"})
+    write_config(profile, piece.task, folder, dtype)
+    others = sorted(_types(profile) - {profile.format_of("norm").name})
+    if not others:
+        return Written()
+    return Written((f"Weights that were searched in {others[0]} are stored in {dtype} here.",))
+
+
+def _types(profile: Profile) -> set[str]:
+    return {profile.format_of(weight.group).name for weight in profile.weights()}

@@ -1,0 +1,109 @@
+"""Answering with transformers (and peft) alone, as whoever loads an exported folder will."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from ...errors import VerificationFailed
+from ...spaces.task import Batch, TaskKind
+
+AUTO = {
+    "classification": "AutoModelForSequenceClassification",
+    "language-modelling": "AutoModelForCausalLM",
+}
+"""The class that loads a model, by what it answers."""
+
+
+class HfRunner:
+    """Answers from a folder in transformers' format, or from a peft folder and its base.
+
+    Args:
+        folder: what was exported.
+        kind: what it answers.
+        threads: torch's, for the whole process.
+        base: where the base lies, None: the folder is a whole model.
+        options: what the base is loaded with (`num_labels`, `pad_token_id`).
+
+    Raises:
+        VerificationFailed: it does not load, or not all of it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: TaskKind,
+        threads: int,
+        *,
+        base: Path | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._folder = folder
+        try:
+            module = _loaded(base or folder, kind, whole=base is None, options=options or {})
+            self._module: Any = module if base is None else _adapted(module, folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise VerificationFailed(f"{folder} cannot be loaded: {error}") from error
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
+        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+        with torch.inference_mode():
+            answer: np.ndarray = self._module(input_ids=ids, attention_mask=mask).logits.float()
+            return np.asarray(answer)
+
+    def generate(self, batch: Batch, tokens: int) -> np.ndarray:
+        """Greedy continuation of texts without padding: `(b, tokens)`."""
+        told = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None}
+        with torch.inference_mode():
+            written = self._module.generate(
+                input_ids=torch.from_numpy(batch.input_ids),
+                attention_mask=torch.from_numpy(batch.attention_mask),
+                generation_config=transformers.GenerationConfig.from_dict(
+                    {**told, "pad_token_id": 0}
+                ),
+            )
+        continuation: np.ndarray = written[:, batch.input_ids.shape[1] :].numpy()
+        return continuation
+
+    def files(self) -> Sequence[Path]:
+        """Configs and weights."""
+        return sorted(
+            path
+            for pattern in ("config.json", "adapter_config.json", "*.safetensors")
+            for path in self._folder.glob(pattern)
+        )
+
+    def close(self) -> None:
+        """Frees the model; nothing answers afterwards."""
+        self._module = None
+        gc.collect()
+
+
+def _loaded(folder: Path, kind: TaskKind, *, whole: bool, options: Mapping[str, Any]) -> Any:
+    auto = getattr(transformers, AUTO[kind])
+    found, notes = auto.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True if whole else None,
+        output_loading_info=True,
+        ignore_mismatched_sizes=not whole,
+        **options,
+    )
+    lacking = [*notes["missing_keys"], *notes["unexpected_keys"]]
+    if whole and lacking:
+        raise ValueError(f"tensors are missing or left over: {', '.join(sorted(lacking)[:5])}")
+    return found.eval()
+
+
+def _adapted(module: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(module, folder, local_files_only=True).eval()

@@ -1,0 +1,157 @@
+"""peft's folder: adapters that stay beside the weights, loaded onto the given model.
+
+It holds the adapter's own tensors and the modules of the head, which are new for every task. All
+else must be the given model's, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from ...errors import BadRequest, VerificationFailed
+from ...spaces.families import family_of
+from ...spaces.models import inspect_model
+from ...spaces.profile import Adapter, Profile
+from .description import Description
+from .target import Piece
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor
+
+ELSE: Final = "use --format paretune, or search with merge: merge"
+KINDS: Final = ("lora", "ia3")
+"""Adapters that peft has a file for."""
+
+_PREFIX: Final = "base_model.model."
+
+
+def peft_objection(profile: Profile) -> str | None:
+    """Why these adapters make no peft folder, and what to do; None: they do."""
+    kinds = [adapter.kind for adapter in profile.adapters]
+    if len(kinds) > 1 or kinds[0] not in KINDS:
+        return f"a peft folder holds one lora or ia3 adapter, not {', '.join(kinds)}; {ELSE}"
+    types = {profile.format_of(weight.group).name for weight in profile.weights()}
+    if types != {"fp32"}:
+        return f"an unmerged adapter is exported in fp32, not {', '.join(sorted(types))}; {ELSE}"
+    return None
+
+
+def write_peft(piece: Piece, folder: Path) -> dict[str, Any]:
+    """Writes adapter_config.json and adapter_model.safetensors.
+
+    Returns:
+        What the base is loaded with.
+
+    Raises:
+        BadRequest: training changed the base itself.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from ...spaces.runtimes.eager_runner import TENSORS
+
+    profile, options = piece.paper.profile, _options(piece)
+    tensors = load_file(piece.artifact / TENSORS)
+    own = {weight.name for adapter in profile.adapters for weight in adapter.weights}
+    rest = {_plain(name): tensor for name, tensor in tensors.items() if name not in own}
+    saved = _saved_modules(profile, rest, _base_tensors(piece, options))
+    kept = {_plain(name): tensor for name, tensor in tensors.items() if name in own}
+    kept |= {n: t for n, t in rest.items() if n.startswith(tuple(f"{path}." for path in saved))}
+    config = cast(Any, _config(profile, profile.adapters[0], saved))
+    config.base_model_name_or_path = piece.base
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    named = {f"{_PREFIX}{name}": tensor for name, tensor in kept.items()}
+    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return options
+
+
+def base_of(described: Description) -> Path:
+    """The folder of the base, found by the name that the study gave it.
+
+    Raises:
+        ModelError: it is not to be found.
+        VerificationFailed: it has other weights than it had.
+    """
+    found = inspect_model(described.base["id"], allow_pickle=True, trust_remote_code=True)
+    if found.digest != described.base["digest"]:
+        raise VerificationFailed(
+            f"{described.base['id']} is not the base that this adapter was trained on; get the "
+            "revision of that time, or export with another format"
+        )
+    return found.path
+
+
+def _options(piece: Piece) -> dict[str, Any]:
+    profile = piece.paper.profile
+    if profile.head.kind != "classification":
+        return {"dtype": "float32"}
+    padding = dict(profile.extra)["pad_token_id"]
+    return {"dtype": "float32", "num_labels": profile.head.outputs, "pad_token_id": padding}
+
+
+def _base_tensors(piece: Piece, options: Mapping[str, Any]) -> dict[str, Tensor]:
+    import transformers
+
+    from .hf_runner import AUTO
+
+    auto = getattr(transformers, AUTO[piece.paper.profile.head.kind])
+    module = auto.from_pretrained(
+        piece.source, local_files_only=True, ignore_mismatched_sizes=True, **options
+    )
+    return dict(module.named_parameters())
+
+
+def _saved_modules(
+    profile: Profile, ours: Mapping[str, Tensor], base: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """Paths of the modules that go into the adapter's file: what differs from the base.
+
+    peft saves a classifier under the names `classifier` and `score` as a whole; the module above
+    it in the head (a pooler) is saved by its own path.
+    """
+    import torch
+
+    heads = {weight.name for weight in profile.weights() if weight.group == "head"}
+    differ = [name for name, tensor in ours.items() if not torch.equal(tensor, base[name])]
+    foreign = sorted(set(differ) - heads)
+    if foreign:
+        raise BadRequest(
+            f"the base itself was trained: {foreign[0]} is not the given model's, so an adapter "
+            f"alone does not hold this trial; {ELSE}"
+        )
+    if profile.head.kind != "classification":
+        return ()
+    top = family_of(profile.family).classifier.partition(".")[0]
+    paths = {name.rpartition(".")[0] for name in differ}
+    return tuple(sorted({top, *(path for path in paths if path.partition(".")[0] != top)}))
+
+
+def _config(profile: Profile, adapter: Adapter, saved: tuple[str, ...]) -> PeftConfig:
+    from peft import IA3Config, LoraConfig
+
+    settings = dict(adapter.settings)
+    shared: dict[str, Any] = {
+        "task_type": "SEQ_CLS" if profile.head.kind == "classification" else "CAUSAL_LM",
+        "target_modules": list(adapter.wraps),
+        "modules_to_save": list(saved) or None,
+        "fan_in_fan_out": _transposed(profile, adapter),
+    }
+    if adapter.kind == "ia3":
+        rows = {w.name.removesuffix(".ia3_l.default"): w.shape[0] for w in adapter.weights}
+        return IA3Config(feedforward_modules=[p for p, n in rows.items() if n == 1], **shared)
+    rank = int(settings["rank"])
+    # peft says int, and only ever divides it by the rank.
+    return LoraConfig(r=rank, lora_alpha=cast(int, rank * float(settings["alpha_ratio"])), **shared)
+
+
+def _transposed(profile: Profile, adapter: Adapter) -> bool:
+    wrapped = {f"{path}.base_layer.weight" for path in adapter.wraps}
+    return any(w.name in wrapped and w.input_axis == 0 for w in profile.weights())
+
+
+def _plain(name: str) -> str:
+    """A parameter's name as it stands in the base, or in peft's file."""
+    return name.replace(".base_layer.", ".").replace(".default", "")

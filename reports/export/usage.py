@@ -1,0 +1,76 @@
+"""How an exported folder is loaded, in a few lines of Python run inside it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .description import Description
+
+AUTO: Final = {
+    "classification": "AutoModelForSequenceClassification",
+    "language-modelling": "AutoModelForCausalLM",
+}
+_ENCODE: Final = '"some text", return_token_type_ids=False, truncation=True, max_length={length}'
+
+
+def hf_usage(described: Description) -> str:
+    """With transformers."""
+    auto = AUTO[described.kind]
+    return f"""\
+from transformers import {auto}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = {auto}.from_pretrained(".")
+inputs = tokenizer({_encode(described)}, return_tensors="pt")
+logits = model(**inputs).logits
+"""
+
+
+def peft_usage(described: Description) -> str:
+    """With peft, on the base."""
+    auto = AUTO[described.kind]
+    told = {k: v for k, v in described.options.items() if k != "dtype"}
+    more = "".join(f", {name}={value!r}" for name, value in told.items())
+    if described.kind == "classification":
+        more += ", ignore_mismatched_sizes=True"
+    return f"""\
+from peft import PeftModel
+from transformers import {auto}, AutoTokenizer
+
+base = {auto}.from_pretrained({described.base["id"]!r}{more})
+model = PeftModel.from_pretrained(base, ".").eval()
+inputs = AutoTokenizer.from_pretrained(".")({_encode(described)}, return_tensors="pt")
+logits = model(**inputs).logits
+"""
+
+
+def onnx_usage(described: Description) -> str:
+    """With ONNX Runtime."""
+    return f"""\
+import onnxruntime
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+session = onnxruntime.InferenceSession("model.onnx")
+inputs = tokenizer({_encode(described)}, return_tensors="np")
+logits = session.run(["logits"], dict(inputs))[0]
+"""
+
+
+def native_usage(described: Description) -> str:
+    """With paretune."""
+    return f"""\
+from pathlib import Path
+from paretune.spaces.runtimes import open_artifact
+from paretune.spaces.task import Batch
+from transformers import AutoTokenizer
+
+encoded = AutoTokenizer.from_pretrained(".")({_encode(described, many=True)}, return_tensors="np")
+ids, mask = encoded["input_ids"], encoded["attention_mask"]
+logits = open_artifact(Path("artifact")).logits(Batch(ids, mask, ids, ids[:, 0]))
+"""
+
+
+def _encode(described: Description, *, many: bool = False) -> str:
+    text = _ENCODE.format(length=described.task["max_length"])
+    return text.replace('"some text"', '["some text"]') if many else text

@@ -1,0 +1,136 @@
+"""Rungs: which paused trials go on, with many objectives; pure functions of the records.
+
+Asynchronous successive halving (arXiv 1810.05934) ranked by dominance (MO-ASHA, arXiv 2106.12639):
+of the trials that have finished a rung, the best share goes on. What is never promoted stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .pareto import contributions, non_dominated_ranks
+from .records import Record
+
+Losses = Callable[[Record], Sequence[float] | None]
+"""A record's objective figures at its highest rung, lower is better; None where one is missing."""
+
+ETA = 2.0
+"""Half of those that finished a rung go on: with few trials, a harsher cut loses the front."""
+
+
+@dataclass(frozen=True)
+class RankFlips:
+    """How well a rung foretells the next.
+
+    Args:
+        low, high: the two rungs.
+        trials: that have finished both.
+        pairs: of these trials, ranked differently at the lower rung.
+        flipped: pairs whose order is the other way round at the higher rung.
+        lost: trials on the lower rung's front that are not on the higher one's.
+    """
+
+    low: int
+    high: int
+    trials: int
+    pairs: int
+    flipped: int
+    lost: tuple[int, ...]
+
+    @property
+    def share(self) -> float | None:
+        """Flipped pairs, as a share; None where there are no pairs."""
+        return self.flipped / self.pairs if self.pairs else None
+
+
+def promotions(
+    records: Sequence[Record], losses: Losses, rungs: Sequence[float], eta: float = ETA
+) -> list[int]:
+    """Paused trials that deserve the next rung, the highest rung's best first.
+
+    At each rung the best `1 / eta` of those that have finished it go on, never fewer than one;
+    better is a lower non-dominated rank, then more hypervolume, then the lower number.
+
+    Args:
+        records: every trial; baseline and repeats play no part.
+        losses: of a record.
+        rungs: shares of full fidelity, ascending.
+        eta: at least 1; 1 promotes everything.
+
+    Returns:
+        Numbers of paused trials. Whether the budget allows them is the caller's business.
+    """
+    if eta < 1.0:
+        raise ValueError(f"eta must be at least 1, not {eta}")
+    promoted: list[int] = []
+    for rung in reversed(range(len(rungs) - 1)):
+        finished = _finished(records, rung)
+        quota = max(1, int(len(finished) / eta))
+        best = [finished[i] for i in _order(finished, losses)[:quota]]
+        # `finished` holds records cut at this rung: whether a trial went on is asked of the whole.
+        waits = {r.number for r in records if r.state == "paused" and r.rungs[-1].rung == rung}
+        promoted += [record.number for record in best if record.number in waits]
+    return promoted
+
+
+def rank_flips(
+    records: Sequence[Record], losses: Losses, rungs: Sequence[float]
+) -> list[RankFlips]:
+    """For each pair of neighbouring rungs, how many trials changed places.
+
+    Args:
+        records, losses, rungs: as in `promotions`.
+    """
+    return [_flips(records, losses, low) for low in range(len(rungs) - 1)]
+
+
+def _finished(records: Sequence[Record], rung: int) -> list[Record]:
+    """Search trials that have figures at a rung, as they stood there."""
+    found = []
+    for record in records:
+        reached = tuple(r for r in record.rungs if r.rung <= rung)
+        if record.purpose == "search" and reached and reached[-1].rung == rung:
+            found.append(replace(record, rungs=reached))
+    return found
+
+
+def _order(records: Sequence[Record], losses: Losses) -> list[int]:
+    """Rows from best to worst; those without all figures are left out."""
+    rows = [(i, loss) for i, r in enumerate(records) if (loss := losses(r)) is not None]
+    if not rows:
+        return []
+    values = np.array([loss for _, loss in rows], dtype=np.float64)
+    ranks = non_dominated_ranks(values)
+    worth = np.zeros(len(rows))
+    beyond = _just_beyond(values)
+    for rank in np.unique(ranks):
+        members = np.flatnonzero(ranks == rank)
+        worth[members] = contributions(values[members], beyond)
+    numbers = np.array([records[i].number for i, _ in rows])
+    return [rows[k][0] for k in np.lexsort((numbers, -worth, ranks))]
+
+
+def _just_beyond(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A point that every row improves on, so that extremes of any rank are worth something."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    return np.asarray(high + 0.1 * np.where(high > low, high - low, 1.0))
+
+
+def _flips(records: Sequence[Record], losses: Losses, low: int) -> RankFlips:
+    upper = {r.number: loss for r in _finished(records, low + 1) if (loss := losses(r)) is not None}
+    lower = {r.number: loss for r in _finished(records, low) if (loss := losses(r)) is not None}
+    both = sorted(upper.keys() & lower.keys())
+    if not both:
+        return RankFlips(low, low + 1, 0, 0, 0, ())
+    before = non_dominated_ranks(np.array([lower[n] for n in both], dtype=np.float64))
+    after = non_dominated_ranks(np.array([upper[n] for n in both], dtype=np.float64))
+    order = np.sign(before[:, None] - before[None, :])
+    turned = np.sign(after[:, None] - after[None, :])
+    ahead = order < 0
+    lost = tuple(n for n, b, a in zip(both, before, after, strict=True) if b == 0 and a > 0)
+    flipped = int((ahead & (turned > 0)).sum())
+    return RankFlips(low, low + 1, len(both), int(ahead.sum()), flipped, lost)

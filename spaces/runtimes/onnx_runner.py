@@ -1,0 +1,85 @@
+"""Answering from an ONNX file with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from ...errors import VerificationFailed
+from ..task import Batch
+
+
+class OnnxRunner:
+    """Answers from one ONNX file and, for a large model, the data file beside it.
+
+    Args:
+        model: the file.
+        threads: of this session. They sleep while they wait: spinning would take the cores from
+            other workers, and count as energy.
+
+    Raises:
+        VerificationFailed: the file is missing or broken.
+    """
+
+    def __init__(self, model: Path, threads: int) -> None:
+        self._model = model
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                str(model), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its own errors share no base but this
+            raise VerificationFailed(f"cannot open {model}: {error}; export it anew") from error
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
+        return self._run(batch.input_ids, batch.attention_mask)
+
+    def generate(self, batch: Batch, tokens: int) -> np.ndarray:
+        """Greedy continuation: `(b, tokens)`; the whole text is read anew for every token."""
+        ids, mask = padded_right(batch.input_ids, batch.attention_mask, tokens)
+        rows, ends = np.arange(len(ids)), mask.sum(axis=1)
+        written = np.empty((len(ids), tokens), dtype=np.int64)
+        for step in range(tokens):
+            width = int(ends.max())
+            answers = self._run(ids[:, :width], mask[:, :width])
+            written[:, step] = answers[rows, ends - 1].argmax(axis=-1)
+            ids[rows, ends] = written[:, step]
+            mask[rows, ends] = 1
+            ends = ends + 1
+        return written
+
+    def files(self) -> Sequence[Path]:
+        """The graph, and its data file if it has one."""
+        data = self._model.with_name(f"{self._model.name}.data")
+        return (self._model, data) if data.is_file() else (self._model,)
+
+    def close(self) -> None:
+        """Frees the session; nothing answers afterwards."""
+        self._session = None
+
+    def _run(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if self._session is None:
+            raise RuntimeError("this runner was closed; open the artifact again")
+        answer: np.ndarray = self._session.run(
+            ["logits"], {"input_ids": ids, "attention_mask": mask}
+        )[0]
+        return answer
+
+
+def padded_right(ids: np.ndarray, mask: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Texts moved to the left, their order kept, with room for tokens behind the last one."""
+    order = np.argsort(1 - mask, axis=1, kind="stable")
+    rest = ((0, 0), (0, room))
+    moved = (np.take_along_axis(part, order, axis=1) for part in (ids, mask))
+    wide_ids, wide_mask = (np.pad(part, rest) for part in moved)
+    return wide_ids, wide_mask

@@ -1,0 +1,84 @@
+"""Why a runtime, or a kind of folder to deploy to, cannot hold a model. On paper, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from ..families import family_of, plain_objection
+from ..profile import FormatName, Group, Profile
+from .activations import ACTIVATIONS, activation_of
+
+_MATRICES: Final = frozenset({"fp32", "int8", "int4"})
+ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
+    "embeddings": _MATRICES,
+    "attention": _MATRICES,
+    "ffn": _MATRICES,
+    "head": _MATRICES,
+}
+"""What ONNX Runtime computes with on CPU; bf16 it has no kernels for."""
+
+_ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
+"""Rotations that do not depend on a text's length."""
+
+
+def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str) -> Iterator[str]:
+    """Declared formats that a runtime cannot hold, one line a format.
+
+    Groups without a weight are passed over: nothing of them is stored.
+
+    Args:
+        profile: declares them.
+        holds: by group; a group left out holds fp32 only.
+        runtime: its name.
+    """
+    used = {weight.group for weight in profile.weights()}
+    wrong: dict[FormatName, list[Group]] = {}
+    for group, form in profile.formats:
+        if group in used and form.name not in holds.get(group, {"fp32"}):
+            wrong.setdefault(form.name, []).append(group)
+    for name, groups in wrong.items():
+        able = holds.get(groups[0], frozenset({"fp32"}))
+        yield (
+            f"{runtime} cannot hold {', '.join(groups)} in {name}; it holds {groups[0]} in "
+            f"{', '.join(sorted(able))}: choose one of these or another runtime"
+        )
+
+
+def onnx_refusals(profile: Profile) -> Iterator[str]:
+    """Why a model cannot be written as an ONNX graph for ONNX Runtime."""
+    yield from unheld(profile, ONNX_HOLDS, "onnxruntime")
+    for adapter in profile.adapters:
+        yield (
+            f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it, or use "
+            "the eager runtime"
+        )
+    activation = activation_of(profile)
+    if activation is not None and activation not in ACTIVATIONS:
+        known = ", ".join(sorted(ACTIVATIONS))
+        yield f"onnxruntime has no activation {activation!r}, only {known}; use the eager runtime"
+    rotation = _rotation(profile)
+    if family_of(profile.family).rope and rotation not in _ROTATIONS:
+        known = ", ".join(sorted(_ROTATIONS))
+        yield f"onnxruntime has no {rotation!r} rotations, only {known}; use the eager runtime"
+
+
+def hf_refusals(profile: Profile) -> Iterator[str]:
+    """Why transformers' own classes and a plain safetensors file cannot hold a model."""
+    packed = sorted({f.name for _, f in profile.formats} & {"int8", "int4"})
+    for name in packed:
+        yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose fp32 or bf16"
+    reason = plain_objection(replace(profile, adapters=()))
+    if reason is not None:
+        yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"
+
+
+def _rotation(profile: Profile) -> str:
+    """The kind of rotation that the config names, under one of its keys."""
+    extra = dict(profile.extra)
+    for key in ("rope_parameters", "rope_scaling"):
+        for word in ("rope_type", "type"):
+            if (kind := extra.get(f"{key}.{word}")) is not None:
+                return str(kind)
+    return "default"

@@ -1,0 +1,117 @@
+"""Which paused trials go on."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paretune.evaluators.measurement import Measurement, missing
+from paretune.search.fidelity import promotions, rank_flips
+from paretune.search.records import Record, Rung
+from paretune.spaces.configuration import Configuration
+
+RUNGS = (0.25, 0.5, 1.0)
+
+
+def record(number, *figures, state="paused", purpose="search"):
+    """A trial with one pair of losses (or None) per rung reached."""
+    rungs = tuple(
+        Rung(
+            i,
+            {
+                name: missing("s", "lost") if pair is None else Measurement(pair[j], "s", "exact")
+                for j, name in enumerate("ab")
+            },
+            1.0,
+        )
+        for i, pair in enumerate(figures)
+    )
+    return Record(number, Configuration(), state, purpose=purpose, rungs=rungs)
+
+
+def losses(one):
+    values = [one.value("a"), one.value("b")]
+    return None if None in values else values
+
+
+def test_the_better_half_of_a_rung_goes_on():
+    records = [record(i, (float(i), float(i))) for i in range(4)]
+    assert promotions(records, losses, RUNGS) == [0, 1]
+
+
+def test_a_single_trial_is_promoted_rather_than_none():
+    assert promotions([record(7, (1.0, 1.0))], losses, RUNGS, eta=4.0) == [7]
+
+
+def test_dominance_decides_before_hypervolume():
+    records = [record(0, (0.0, 9.0)), record(1, (9.0, 0.0)), record(2, (1.0, 9.5))]
+    assert set(promotions(records, losses, RUNGS, eta=1.5)) == {0, 1}
+
+
+def test_of_equal_rank_the_one_that_adds_most_hypervolume_goes_first():
+    records = [record(0, (0.0, 10.0)), record(1, (2.0, 2.0)), record(2, (2.1, 1.9))]
+    records += [record(3, (10.0, 0.0))]
+    first, second = promotions(records, losses, RUNGS)
+    assert {first, second} == {0, 3}
+    assert promotions(records[1:], losses, RUNGS, eta=3.0) == [3]
+
+
+def test_those_that_went_on_count_among_the_best():
+    records = [
+        record(0, (0.0, 0.0), (0.0, 0.0), state="running"),
+        record(1, (1.0, 1.0)),
+        record(2, (2.0, 2.0)),
+    ]
+    assert promotions(records, losses, RUNGS) == []
+    assert promotions([*records, record(3, (3.0, 3.0))], losses, RUNGS) == [1]
+
+
+def test_the_highest_rung_is_served_first():
+    records = [record(0, (0.0, 0.0), (5.0, 5.0)), record(1, (1.0, 1.0)), record(2, (2.0, 2.0))]
+    records += [record(3, (3.0, 3.0))]
+    assert promotions(records, losses, RUNGS) == [0, 1]
+
+
+def test_a_trial_is_judged_by_what_it_said_at_the_rung_itself():
+    records = [record(0, (0.0, 0.0), (9.0, 9.0)), record(1, (1.0, 1.0))]
+    assert 1 not in promotions(records, losses, RUNGS)
+
+
+def test_baseline_repeats_and_missing_figures_are_never_promoted():
+    records = [
+        record(0, (0.0, 0.0), purpose="baseline"),
+        record(1, None),
+        record(2, (5.0, 5.0)),
+        record(3, (6.0, 6.0)),
+    ]
+    assert promotions(records, losses, RUNGS, eta=3.0) == [2]
+    assert promotions([record(1, None)], losses, RUNGS) == []
+
+
+def test_nothing_is_promoted_without_rungs_or_trials():
+    assert promotions([], losses, RUNGS) == []
+    assert promotions([record(0, (1.0, 1.0), state="final")], losses, (1.0,)) == []
+    with pytest.raises(ValueError, match="at least 1"):
+        promotions([], losses, RUNGS, eta=0.5)
+
+
+pairs = st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float))
+
+
+@given(st.lists(pairs, max_size=12), st.floats(1.0, 5.0))
+def test_promotion_is_bounded_and_does_not_depend_on_the_order_of_records(figures, eta):
+    records = [record(i, pair) for i, pair in enumerate(figures)]
+    promoted = promotions(records, losses, RUNGS, eta)
+    assert promoted == promotions(records[::-1], losses, RUNGS, eta)
+    assert len(promoted) == len(set(promoted)) <= max(1, len(records) / eta)
+
+
+def test_a_rung_that_misleads_is_told():
+    records = [
+        record(0, (0.0, 0.0), (2.0, 2.0)),
+        record(1, (1.0, 1.0), (1.0, 1.0)),
+        record(2, (2.0, 2.0)),
+    ]
+    first, second = rank_flips(records, losses, RUNGS)
+    assert (first.trials, first.pairs, first.flipped, first.share) == (2, 1, 1, 1.0)
+    assert first.lost == (0,)
+    assert second.trials == 0
+    assert second.share is None

@@ -1,0 +1,128 @@
+"""The Gaussian process against closed forms; the acquisition against sampling."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paretune.search.pareto import hypervolume
+from paretune.search.samplers.acquisition import (
+    chebyshev_improvement,
+    expected_improvement,
+    log_probability_below,
+    open_boxes,
+)
+from paretune.search.samplers.belief import Scale, fitting_count, learn
+from paretune.search.samplers.problem import Memory
+from paretune.search.samplers.surrogate import Kernel, condition, fit, negative_log_posterior
+from scipy.optimize import approx_fprime
+
+
+def test_the_gradient_of_the_likelihood_is_the_slope_of_its_value():
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    theta = np.array([0.3, -0.2, 0.8, 0.1, -2.0])
+    slope = approx_fprime(theta, lambda t: negative_log_posterior(t, inputs, targets)[0], 1e-6)
+    assert negative_log_posterior(theta, inputs, targets)[1] == pytest.approx(slope, rel=1e-3)
+
+
+def test_a_process_without_noise_goes_through_what_it_saw():
+    inputs = np.linspace(-1, 1, 6)[:, None]
+    targets = np.sin(3 * inputs[:, 0])
+    mean, deviation = condition(Kernel(np.ones(1), 1.0, 1e-10), inputs, targets).predict(inputs)
+    assert mean == pytest.approx(targets, abs=1e-4)
+    assert deviation == pytest.approx(0.0, abs=1e-3)
+
+
+def test_far_from_everything_the_prior_is_left():
+    believed = condition(Kernel(np.ones(2), 2.0, 1e-6), np.zeros((1, 2)), np.array([5.0]))
+    mean, deviation = believed.predict(np.full((1, 2), 100.0))
+    assert mean[0] == pytest.approx(0.0, abs=1e-9)
+    assert deviation[0] == pytest.approx(2.0**0.5)
+
+
+def test_the_fit_finds_which_feature_matters():
+    rng = np.random.default_rng(1)
+    inputs = rng.standard_normal((40, 3))
+    kernel = fit(inputs, np.sin(2 * inputs[:, 1]))
+    assert np.argmin(kernel.lengths) == 1
+    assert kernel.noise < 0.05
+
+
+def test_one_row_is_enough_to_fit():
+    kernel = fit(np.zeros((1, 2)), np.zeros(1))
+    assert np.isfinite(kernel.lengths).all()
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_expected_improvement_is_the_mean_over_samples(objectives):
+    rng = np.random.default_rng(objectives)
+    front, reference = rng.random((6, objectives)), np.ones(objectives)
+    means, deviations = 0.6 * rng.random((4, objectives)), np.full((4, objectives), 0.2)
+    expected = expected_improvement(means, deviations, *open_boxes(front, reference))
+    now = hypervolume(front, reference)
+    for i in range(4):
+        draws = means[i] + deviations[i] * rng.standard_normal((3000, objectives))
+        gains = [hypervolume(np.vstack([front, draw]), reference) - now for draw in draws]
+        error = 4 * np.std(gains) / len(gains) ** 0.5
+        assert expected[i] == pytest.approx(np.mean(gains), abs=error + 1e-6)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(0, 8))
+@settings(max_examples=40)
+def test_without_doubt_the_expectation_is_the_improvement_itself(seed, objectives, size):
+    rng = np.random.default_rng(seed)
+    front, reference = rng.random((size, objectives)), np.ones(objectives)
+    points = 1.3 * rng.random((5, objectives))
+    gains = expected_improvement(points, np.zeros_like(points), *open_boxes(front, reference))
+    now = hypervolume(front, reference)
+    for point, gain in zip(points, gains, strict=True):
+        grown = hypervolume(np.vstack([front, point]), reference)
+        assert gain == pytest.approx(grown - now, abs=1e-9)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.integers(0, 8))
+@settings(max_examples=40)
+def test_boxes_share_nothing_and_hold_every_improving_point(seed, objectives, size):
+    rng = np.random.default_rng(seed)
+    front, reference = rng.random((size, objectives)), np.ones(objectives)
+    low, high = open_boxes(front, reference)
+    for point in 1.2 * rng.random((50, objectives)) - 0.1:
+        inside = ((low < point) & (point <= high)).all(axis=1).sum()
+        improves = (point < reference).all() and not (front <= point).all(axis=1).any()
+        assert inside == int(improves)
+
+
+def test_the_chebyshev_improvement_prefers_the_better_and_the_less_certain():
+    seen, weights = np.full((1, 5), 0.5), np.full(5, 0.2)
+    means = np.array([np.full(5, 0.3), np.full(5, 0.6), np.full(5, 0.6)])
+    deviations = np.array([np.full(5, 0.1), np.full(5, 0.1), np.full(5, 0.4)])
+    gain = chebyshev_improvement(means, deviations, seen, weights)
+    assert gain[0] > gain[2] > gain[1]
+
+
+def test_a_bound_at_the_mean_is_kept_half_of_the_time():
+    logs = log_probability_below(np.zeros(2), np.zeros((1, 2)), np.ones((1, 2)))
+    assert np.exp(logs[0]) == pytest.approx(0.25)
+
+
+def test_positive_figures_are_taken_as_logarithms_and_hopeless_ones_drawn_in():
+    scale = Scale.of(np.array([1.0, 10.0, 1e6]), reference=20.0)
+    assert scale.log
+    assert scale.drawn_in(np.array([1e6]))[0] == pytest.approx(scale.cap)
+    assert scale(np.array([1e6]))[0] > scale.cap
+    assert not Scale.of(np.array([-0.9, -0.5]), reference=-0.4).log
+    assert Scale.of(np.array([3.0]), None).spread == 1.0
+
+
+def test_a_trial_under_way_is_taken_to_come_out_as_believed():
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.standard_normal((10, 2)), rng.standard_normal(10)
+    waiting, all_rows = np.array([[3.0, 3.0]]), np.ones(10, dtype=bool)
+    before = learn(Memory(), inputs, targets, all_rows, np.zeros((0, 2)))
+    after = learn(Memory(), inputs, targets, all_rows, waiting)
+    assert after.predict(waiting)[0] == pytest.approx(before.predict(waiting)[0], abs=1e-2)
+    assert after.predict(waiting)[1][0] < before.predict(waiting)[1][0]
+
+
+def test_hyper_parameters_are_fitted_each_time_to_fifty_and_then_every_fifth():
+    assert [fitting_count(n) for n in (3, 50, 51, 54, 55)] == [3, 50, 50, 50, 55]

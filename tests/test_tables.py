@@ -1,0 +1,301 @@
+"""Tables of a run: the front on any stored metrics, units for people, a run in words."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from report_cases import confirmation, made_up_run, run_folder
+
+from paretune.errors import UnknownName
+from paretune.evaluators.measurement import Measurement, missing
+from paretune.evaluators.metric import Predictions
+from paretune.evaluators.quality.predictions import save_predictions
+from paretune.reports.against import gaps
+from paretune.reports.front import front_of
+from paretune.reports.history import failures, growth, sharing
+from paretune.reports.tables import (
+    front_csv,
+    front_json,
+    front_note,
+    front_rows,
+    selection_json,
+    status,
+    trials_table,
+)
+from paretune.reports.units import readable, scale_of
+from paretune.reports.words import confirmed_quality, headline
+from paretune.search.run import Run
+from paretune.search.select import select
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return made_up_run(tmp_path_factory.mktemp("run"), confirmed=(0, 31))
+
+
+def changed(run, number, **figures):
+    """The run with some figures of one trial set anew."""
+    records = []
+    for record in run.records:
+        if record.number == number:
+            last = record.rungs[-1]
+            taken = {**last.measurements, **figures}
+            rung = replace(last, measurements=taken)
+            record = replace(record, rungs=(*record.rungs[:-1], rung))
+        records.append(record)
+    return replace(run, records=tuple(records))
+
+
+def dominates(a, b):
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+def losses(record):
+    values = [record.value(n) for n in ("accuracy", "latency_p50", "model_bytes")]
+    return (-values[0], values[1], values[2])
+
+
+def test_the_front_is_what_nobody_dominates(run):
+    front = front_of(run)
+    for record, on in zip(front.judged, front.on, strict=True):
+        beaten = any(dominates(losses(other), losses(record)) for other in front.judged)
+        assert on == (not beaten), record.number
+
+
+def test_failed_and_paused_trials_and_those_beyond_a_limit_are_never_on_a_front(run):
+    front = front_of(run)
+    floor = 0.9 * run.baseline.value("accuracy")
+    assert all(r.state == "final" and r.value("accuracy") >= floor for r in front.records)
+    counts = {"failed": 6, "paused": 7}
+    assert {k: v for k, v in front.excluded.items() if k in counts} == counts
+    beyond = [r for r in run.records if r.state == "final" and r.value("accuracy") < floor]
+    assert front.excluded["not accuracy >= 0.9 * baseline"] == len(beyond)
+
+
+def test_every_trial_is_judged_or_counted_as_excluded(run):
+    front = front_of(run, ["energy", "flops"])
+    assert len(front.judged) + sum(front.excluded.values()) == len(run.records) + 1
+
+
+def test_a_missing_figure_excludes_a_trial_only_from_fronts_over_that_metric(run):
+    on = front_of(run).records[0].number
+    gap = changed(run, on, latency_p50=missing("second", "there was no timing session"))
+    assert front_of(gap).excluded["no latency_p50"] == 1
+    assert on in {r.number for r in front_of(gap, ["accuracy", "model_bytes"]).judged}
+    assert "1 no latency_p50" in front_note(gap)
+
+
+def test_any_stored_metrics_may_be_the_objectives(run):
+    numbers = [row["number"] for row in front_json(run, ["energy"])["trials"]]
+    known = {r.number: r.value("energy") for r in front_of(run, ["energy"]).judged}
+    assert numbers == [min(known, key=known.__getitem__)]
+
+
+def test_a_metric_that_was_not_stored_is_refused_with_the_nearest(run):
+    with pytest.raises(UnknownName, match="did you mean 'latency_p50'"):
+        front_json(run, ["accuracy", "latency_p5"])
+    with pytest.raises(UnknownName, match="peak_memory"):
+        front_rows(run, ["peak_memory"])
+
+
+def test_a_baseline_that_nobody_beats_is_on_the_front_but_never_the_knee(run):
+    best = replace(run.baseline.rungs[-1].measurements["accuracy"], value=0.99)
+    rung = replace(
+        run.baseline.rungs[-1], measurements={**run.baseline.measurements, "accuracy": best}
+    )
+    strong = replace(run, baseline=replace(run.baseline, rungs=(rung,)), constraints=())
+    rows = {row["number"]: row for row in front_json(strong)["trials"]}
+    assert rows[0]["baseline"]
+    assert not rows[0]["knee"]
+    assert sum(row["knee"] for row in rows.values()) == 1
+
+
+def test_front_json_is_what_the_command_line_promises(run):
+    data = json.loads(json.dumps(front_json(run), allow_nan=False))
+    assert data["objectives"] == ["accuracy", "latency_p50", "model_bytes"]
+    for row in data["trials"]:
+        record = next(r for r in run.records if r.number == row["number"])
+        assert row["configuration"] == record.configuration.to_json()
+        assert row["metrics"]["accuracy"] == record.measurements["accuracy"].to_json()
+        assert row["metrics"]["peak_memory"]["value"] is None
+        assert 0 < row["on_front_probability"] <= 1
+
+
+def test_a_point_far_better_is_on_the_front_for_certain(run):
+    number = front_of(run).records[0].number
+    sure = changed(run, number, latency_p50=Measurement(1e-5, "second", "exact"))
+    assert front_of(sure).probability[number] == 1.0
+
+
+def test_front_rows_begin_with_the_best_of_the_first_objective(run):
+    rows = front_rows(run)
+    accuracies = [float(row["accuracy"].split()[0]) for row in rows]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert {row["trial"] for row in rows} == {r.number for r in front_of(run).records}
+
+
+def test_front_csv_holds_figures_errors_and_choices(run):
+    rows = list(csv.DictReader(io.StringIO(front_csv(run))))
+    front = {str(r.number): r for r in front_of(run).records}
+    assert [row["trial"] for row in rows] == list(front)
+    for row in rows:
+        record = front[row["trial"]]
+        assert float(row["accuracy"]) == record.value("accuracy")
+        assert float(row["latency_p50_stderr"]) == record.measurements["latency_p50"].stderr
+        assert row["finetuning"] == record.configuration.get("finetuning").method
+
+
+def test_an_empty_front_is_a_table_without_rows(run):
+    nothing = replace(run, records=(), baseline=None)
+    assert front_rows(replace(nothing, records=run.records[:0], constraints=())) == []
+    assert front_json(replace(run, constraints=("accuracy >= 0.999",)))["trials"] == []
+    assert front_csv(replace(run, constraints=("accuracy >= 0.999",))) == "trial\n"
+
+
+def test_status_counts_states_and_tells_what_was_spent(run):
+    said = status(run)
+    assert said["trials"] == {"final": 48, "failed": 6, "paused": 7}
+    assert said["failures"] == {"out_of_memory": 2, "timeout": 2, "diverged": 2}
+    assert said["spent"]["hours"] == "21.0 min (measured)"
+    json.dumps(said, allow_nan=False)
+
+
+def test_the_table_of_trials_has_a_row_for_each_and_numbers_that_agree(run):
+    table = trials_table(run).set_index("number")
+    assert len(table) == 61
+    assert table.loc[0, "purpose"] == "baseline"
+    assert set(table.index[table["on_front"]]) == {r.number for r in front_of(run).records}
+    assert np.isnan(table.loc[4, "accuracy"])
+    assert table.loc[4, "failure"] == "out_of_memory"
+
+
+def test_a_selection_is_data_with_its_reason(run):
+    chosen = select(run, ["model_bytes <= 30 MB"], "accuracy")
+    data = json.loads(json.dumps(selection_json(run, chosen), allow_nan=False))
+    assert data["number"] == chosen.number
+    assert data["limits"] == ["model_bytes <= 30 MB"]
+    assert data["sentence"] == chosen.sentence
+
+
+def test_the_headline_sells_accuracy_for_speed_only_where_the_difference_counts(run):
+    fast = Measurement(0.002, "second", "measured", stderr=1e-5, n=60, over="repeats")
+    small = Measurement(30e6, "byte", "exact")
+    worse = Measurement(0.70, "fraction", "measured", stderr=0.005, n=400, over="items")
+    sold = changed(run, 31, latency_p50=fast, model_bytes=small, accuracy=worse)
+    record = next(r for r in sold.records if r.number == 31)
+    words = headline(sold, record)
+    assert words.startswith("12 points of accuracy buy 8.6 \u00d7 lower median latency")
+    same = replace(worse, value=run.baseline.value("accuracy") - 0.004, stderr=0.02)
+    kept = changed(run, 31, latency_p50=fast, model_bytes=small, accuracy=same)
+    words = headline(kept, next(r for r in kept.records if r.number == 31))
+    assert "accuracy differs by \u22120.4 \u00b1 5.4 points, within its error" in words
+
+
+def test_stored_answers_make_the_comparison_paired(run, tmp_path):
+    rng = np.random.default_rng(0)
+    labels, items = rng.integers(0, 2, 400), np.arange(400)
+    right = rng.random(400) < 0.8
+    files = []
+    for correct in (right, right & (items % 100 != 0)):
+        logits = np.eye(2)[np.where(correct, labels, 1 - labels)]
+        predictions = Predictions(items, labels, logits)
+        files.append(save_predictions(tmp_path / "samples", predictions))
+    mine = next(r for r in run.records if r.number == 31)
+    pair = [replace(r, files={"predictions": f}) for r, f in zip((run.baseline, mine), files, strict=True)]
+    plain, paired = gaps(run, mine, run.baseline)[0], gaps(replace(run, folder=tmp_path), *pair[::-1])[0]
+    assert (plain.paired, paired.paired) == (False, True)
+    assert paired.half < plain.half / 3
+
+
+def test_confirmed_quality_is_the_mean_over_seeds_on_the_test_split(run):
+    repeats = run.confirmations[31]
+    figure = confirmed_quality(run, 31)["accuracy"]
+    assert figure.value == pytest.approx(np.mean([r.value("accuracy") for r in repeats]))
+    assert figure.n == 2
+    assert confirmed_quality(run, 5) == {}
+
+
+def test_seeds_that_disagree_widen_the_confirmed_error(run):
+    rng = np.random.default_rng(0)
+    trial = next(r for r in run.records if r.number == 31)
+    repeats = [confirmation(trial, seed, rng) for seed in range(2)]
+    apart = []
+    for repeat, value in zip(repeats, (0.5, 0.9), strict=True):
+        figures = {"accuracy": Measurement(value, "fraction", "measured", 0.02, 400, "items")}
+        apart.append(replace(repeat, rungs=(replace(repeat.rungs[0], measurements=figures),)))
+    figure = confirmed_quality(replace(run, confirmations={31: tuple(apart)}), 31)["accuracy"]
+    assert figure.value == pytest.approx(0.7)
+    assert figure.stderr == pytest.approx(0.2)
+
+
+def test_hypervolume_never_falls_and_stays_within_its_box(run):
+    curve = growth(run)
+    assert list(curve.share) == sorted(curve.share)
+    assert 0 <= curve.share[0] < curve.share[-1] <= 1
+    assert list(curve.seconds) == sorted(curve.seconds)
+
+
+def test_without_a_reference_point_there_is_no_curve_but_a_reason(run):
+    curve = growth(replace(run, reference=None))
+    assert curve.trials == ()
+    assert "initial design" in curve.reason
+
+
+def test_shared_stages_are_counted_with_the_seconds_that_they_saved(run):
+    shared = sharing(run)
+    records = [run.baseline, *run.records, *(r for rows in run.confirmations.values() for r in rows)]
+    stages = [stage for record in records for stage in record.stages]
+    assert shared.found == sum(stage.cached for stage in stages)
+    assert shared.saved_seconds == pytest.approx(sum(s.seconds for s in stages if s.cached))
+
+
+def test_failures_are_listed_by_kind_with_their_trials(run):
+    assert [number for number, _ in failures(run)["out_of_memory"]] == [4, 37]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (22_713_216, "byte", "22.7 MB"),
+        (0.0171, "second", "17.1 ms"),
+        (7300.0, "second", "2.03 h"),
+        (0.8315, "fraction", "83.2 %"),
+        (0.0021, "joule", "2.10 mJ"),
+        (4.6e9, "FLOP", "4.60 GFLOP"),
+        (22.7e6, "count", "22.7 million"),
+        (0.0417, "kWh", "41.7 Wh"),
+        (0, "byte", "0 B"),
+        (1.0451, "bit/byte", "1.05 bits/byte"),
+        (3.2, "furlong", "3.20 furlong"),
+        (None, "byte", "-"),
+    ],
+)
+def test_figures_are_shown_in_the_unit_that_suits_them(value, unit, text):
+    assert readable(value, unit) == text
+
+
+def test_one_scale_serves_all_values_of_a_metric():
+    assert scale_of([900, 23e6, 91e6], "byte").label == "MB"
+
+
+def test_the_front_is_printed_without_pandas_plotly_or_optuna(tmp_path):
+    folder = run_folder(tmp_path)
+    code = (
+        "import sys\nfrom paretune.cli import main\n"
+        f"try:\n    main(['front', {str(folder)!r}])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print(sorted({'pandas', 'plotly', 'optuna', 'torch', 'jinja2'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stdout + done.stderr
