@@ -83,10 +83,11 @@ def front_of(run: Run, objectives: Sequence[str] | None = None) -> Front:
     Raises:
         UnknownName: a metric that this run did not store.
     """
+    known = stored_metrics(run)
+    for name in objectives or ():
+        if name not in known:
+            raise UnknownName("metric of this run", name, known)
     names = tuple(objectives or (row.name for row in run.objectives))
-    for name in names:
-        if name not in stored_metrics(run):
-            raise UnknownName("metric of this run", name, stored_metrics(run))
     broken = limits_broken(run)
     reasons = {r.number: _why_not(r, names, broken[r.number]) for r in all_trials(run)}
     judged = tuple(r for r in all_trials(run) if reasons[r.number] is None)

@@ -203,8 +203,7 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
             extra: tuple[Key, ...] = ()
             if teacher == BASELINE_TEACHER:
                 made = teacher_nodes(subject)
-                known = {node.key for node in nodes}
-                nodes[:0] = [node for node in made if node.key not in known]
+                nodes = list({node.key: node for node in [*made, *nodes]}.values())
                 extra = (made[-1].key,)
                 move = _with_teacher(move, made[-1].key)
             name = _training_name(move, (*inputs, *extra), subject)
@@ -293,9 +292,20 @@ def _object(
 def plain(configuration: Configuration) -> Configuration:
     """The canonical form: choices that mean "as it is" are left out.
 
+    Where nothing is fine-tuned there is no before and after: a `when` is then `after`.
+
     >>> plain(Configuration.of(structure=Choice.of("none"))).choices
     ()
     """
     table = slots()
     kept = {s: c for s, c in configuration if not (c.method == table[s].off and not c.settings)}
+    if "finetuning" not in kept:
+        kept = {slot: _after(choice) for slot, choice in kept.items()}
     return Configuration.of(**kept)
+
+
+def _after(choice: Choice) -> Choice:
+    settings = dict(choice.settings)
+    if "when" in settings:
+        settings["when"] = "after"
+    return Choice.of(choice.method, **settings)

@@ -67,10 +67,10 @@ def test_the_example_of_the_design_becomes_its_graph(subject: Subject):
         "load",  # shared with the teacher's graph
         "train.finetune",  # the baseline to a quarter ...
         "train.finetune",  # ... and to the end: the teacher
-        "lora.attach",
+        "adapter.attach",
         "train.finetune",
         "train.finetune",
-        "lora.merge",
+        "adapter.merge",
         "heads.prune",
         "train.recover",
         "onnxruntime.deploy",

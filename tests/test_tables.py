@@ -157,8 +157,10 @@ def test_front_csv_holds_figures_errors_and_choices(run):
 
 
 def test_an_empty_front_is_a_table_without_rows(run):
-    nothing = replace(run, records=(), baseline=None)
-    assert front_rows(replace(nothing, records=run.records[:0], constraints=())) == []
+    begun = replace(run, records=(), baseline=None, reference=None)
+    assert front_rows(begun) == []
+    assert status(begun)["front"] == []
+    assert growth(begun).reason
     assert front_json(replace(run, constraints=("accuracy >= 0.999",)))["trials"] == []
     assert front_csv(replace(run, constraints=("accuracy >= 0.999",))) == "trial\n"
 

@@ -34,22 +34,25 @@ def write_card(folder: Path, described: Description) -> None:
         "## Proof",
         _proof(described),
         "## Licence",
-        f"The weights derive from `{base_name(described)}`: the licence of that model applies to "
+        f"The weights derive from `{shared_name(described.base['id'])}`: the licence of that model applies to "
         "them, and so do the terms of the data.",
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def base_name(described: Description) -> str:
-    """The base as others know it: a hub id, or the name of a local folder."""
-    name = str(described.base["id"])
+def shared_name(name: str) -> str:
+    """A model or data set as others know it: a hub id, or the name of a local file or folder.
+
+    >>> shared_name("/home/someone/models/bert"), shared_name("org/bert")
+    ('bert', 'org/bert')
+    """
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def _front_matter(described: Description) -> str:
     library = "peft" if described.options else _LIBRARIES.get(described.format, described.format)
     lines = [f"library_name: {library}", f"pipeline_tag: {_PIPELINES[described.kind]}"]
-    if base_name(described) == described.base["id"]:
+    if "/" in described.base["id"] and not Path(described.base["id"]).is_absolute():
         lines.insert(0, f"base_model: {described.base['id']}")
     return "\n".join(["---", *lines, "tags: [paretune]", "---"])
 
@@ -60,8 +63,8 @@ def _about(described: Description) -> str:
     purpose = "classifies text" if described.labels else "models language"
     said = (
         f"A model that {purpose}{labels}, texts of at most {task['max_length']} tokens. paretune "
-        f"found it for the task `{Path(task['name']).name}`, starting from "
-        f"`{base_name(described)}`; it ran on {described.runtime}."
+        f"found it for the task `{task['name']}`, starting from "
+        f"`{shared_name(described.base['id'])}`; it ran on {described.runtime}."
     )
     return " ".join([said, *described.remarks])
 
@@ -108,5 +111,6 @@ def _proof(described: Description) -> str:
         f"{found['agreement']:.1%} of the answers are those of the searched model, {quality} is "
         f"{found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), answers differ by "
         f"at most {found['largest_difference']:.2g}; median latency was "
-        f"{found['latency_p50_ms']:.3g} ms. `paretune verify .` repeats this."
+        f"{found['latency_p50_ms']:.3g} ms, its files have {found['model_bytes']:,} bytes. "
+        "`paretune verify .` repeats this."
     )

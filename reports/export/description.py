@@ -27,7 +27,7 @@ class Description:
     """What an exported folder is.
 
     Args:
-        format: the row of `TARGETS` that wrote it and opens it.
+        format: the row of `targets()` that wrote it and opens it.
         closeness: how near it is to what was searched; decides what must be proved.
         run, trial, seed: where it comes from.
         configuration: as searched, JSON.

@@ -24,7 +24,7 @@ from ...spaces.lower import plain, walk
 from ...spaces.paper import Paper
 from ...spaces.runtimes import OFF, RUNTIMES, open_artifact
 from ..words import confirmed_quality
-from .card import write_card
+from .card import shared_name, write_card
 from .compare import compared, shortfalls
 from .description import Description, write_description
 from .fresh import fresh_proof
@@ -42,7 +42,7 @@ def export_trial(run: Path, trial: str, to: Path, format_: str | None) -> Mappin
         run: the run's folder.
         trial: a number, `recommended`, or `baseline`.
         to: the folder to write; it must not exist, or be empty.
-        format_: a row of `TARGETS`; None: what the trial's runtime is made for.
+        format_: a row of `targets()`; None: what the trial's runtime is made for.
 
     Returns:
         `trial`, `format`, `folder`, `files`, `bytes`, the figures of the proof beside those of the
@@ -210,8 +210,16 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
             runtime=str(work.paper(searched).runtime),
             kind=task.kind,
             labels=task.labels,
-            task={"name": task.name, "max_length": task.max_length, "digest": task.digest},
-            base={"id": piece.base, "digest": material.source.digest},
+            task={
+                "name": shared_name(task.name),
+                "max_length": task.max_length,
+                "digest": task.digest,
+            },
+            base={
+                # An adapter needs its base; who has the whole model needs no path of this machine.
+                "id": piece.base if written.options else shared_name(piece.base),
+                "digest": material.source.digest,
+            },
             workload=asdict(work.workload),
             options=written.options,
             remarks=written.remarks,

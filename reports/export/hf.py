@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,8 @@ from .target import Closeness, Piece, Written
 DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
 """What transformers calls the types that a whole plain model may have."""
 
+OTHERS: Final = "--format paretune, or onnx"
+
 
 class Hf:
     """transformers' own classes, config.json, one safetensors file of one type."""
@@ -33,7 +36,7 @@ class Hf:
         packed = [g for g in GROUPS if profile.format_of(g).name not in DTYPES]
         if packed:
             form = profile.format_of(packed[0]).name
-            return f"plain safetensors do not hold {packed[0]} in {form}; use --format {OTHERS}"
+            return f"plain safetensors do not hold {packed[0]} in {form}; use {OTHERS}"
         reason = plain_objection(replace(profile, adapters=()))
         if reason is not None:
             return f"transformers' classes cannot hold this structure: {reason}; use {OTHERS}"
@@ -84,9 +87,6 @@ class Hf:
         return peft_usage(described) if described.options else hf_usage(described)
 
 
-OTHERS: Final = "paretune (or onnx)"
-
-
 def _write_whole(piece: Piece, folder: Path) -> Written:
     import torch
     from safetensors.torch import load_file, save_file
@@ -99,10 +99,14 @@ def _write_whole(piece: Piece, folder: Path) -> Written:
     cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     save_file(cast, folder / "model.safetensors", metadata={"format": "pt"})
     write_config(profile, piece.task, folder, dtype)
-    others = sorted(_types(profile) - {profile.format_of("norm").name})
-    if not others:
-        return Written()
-    return Written((f"Weights that were searched in {others[0]} are stored in {dtype} here.",))
+    return Written(tuple(_remarks(profile, dtype)))
+
+
+def _remarks(profile: Profile, dtype: str) -> Iterator[str]:
+    for group in GROUPS:
+        form = profile.format_of(group).name
+        if DTYPES[form] != dtype and any(w.group == group for w in profile.weights()):
+            yield f"The {group} weights, searched in {form}, are stored in {dtype}."
 
 
 def _types(profile: Profile) -> set[str]:

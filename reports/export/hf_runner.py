@@ -45,7 +45,7 @@ class HfRunner:
         options: Mapping[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
-        self._folder = folder
+        self._folders = (folder,) if base is None else (folder, base)
         try:
             module = _loaded(base or folder, kind, whole=base is None, options=options or {})
             self._module: Any = module if base is None else _adapted(module, folder)
@@ -74,12 +74,9 @@ class HfRunner:
         return continuation
 
     def files(self) -> Sequence[Path]:
-        """Configs and weights."""
-        return sorted(
-            path
-            for pattern in ("config.json", "adapter_config.json", "*.safetensors")
-            for path in self._folder.glob(pattern)
-        )
+        """Configs and weights, those of the base among them."""
+        patterns = ("config.json", "adapter_config.json", "*.safetensors")
+        return [p for f in self._folders for pattern in patterns for p in sorted(f.glob(pattern))]
 
     def close(self) -> None:
         """Frees the model; nothing answers afterwards."""

@@ -53,7 +53,7 @@ class Written:
 
 
 class Target(Protocol):
-    """One row of `TARGETS`.
+    """One row of `targets()`.
 
     Attributes:
         name: as `--format` and the study's `deploy` write it.

@@ -1,8 +1,13 @@
-"""TARGETS: every kind of folder that a trial can be exported as."""
+"""The table of export targets: every kind of folder that a trial can be exported as.
+
+Entry points of the group `paretune.export_targets` add rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from typing import Final
 
 from ...errors import UnknownName
@@ -12,8 +17,15 @@ from .native import Native
 from .onnx import Onnx
 from .target import Target
 
-TARGETS: Final[Mapping[str, Target]] = {row.name: row for row in (Hf(), Onnx(), Native())}
-"""By the name that `--format` writes."""
+GROUP: Final = "paretune.export_targets"
+BUILT_IN: Final[tuple[Target, ...]] = (Hf(), Onnx(), Native())
+
+
+@cache
+def targets() -> Mapping[str, Target]:
+    """Every target, by the name that `--format` writes."""
+    added: list[Target] = [entry.load()() for entry in entry_points(group=GROUP)]
+    return {row.name: row for row in (*BUILT_IN, *added)}
 
 
 def target_of(name: str) -> Target:
@@ -22,14 +34,14 @@ def target_of(name: str) -> Target:
     Raises:
         UnknownName: no such row.
     """
-    if name not in TARGETS:
-        raise UnknownName("export format", name, TARGETS)
-    return TARGETS[name]
+    if name not in targets():
+        raise UnknownName("export format", name, targets())
+    return targets()[name]
 
 
 def default_target(paper: Paper) -> Target:
     """What a candidate's runtime is made for: hf for plain eager ones, onnx, else paretune."""
     if paper.runtime == "onnxruntime":
-        return TARGETS["onnx"]
-    plain = paper.runtime == "eager" and TARGETS["hf"].objection(paper) is None
-    return TARGETS["hf" if plain else "paretune"]
+        return target_of("onnx")
+    plain = paper.runtime == "eager" and target_of("hf").objection(paper) is None
+    return target_of("hf" if plain else "paretune")

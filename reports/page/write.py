@@ -71,6 +71,7 @@ def write_page(run: Run, path: Path) -> None:
         scratch.write_text(page(run), encoding="utf-8")
         os.replace(scratch, path)
     except OSError as error:
+        scratch.unlink(missing_ok=True)
         raise StorageFailed(
             f"cannot write {path}: {error}; give another place with --out"
         ) from error
@@ -87,6 +88,7 @@ def page(run: Run) -> str:
         loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
+        keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )

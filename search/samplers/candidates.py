@@ -20,7 +20,7 @@ from ...spaces.paper_features import paper_features
 from .encoding import Knobs, Scaling, flat
 from .observations import Observation
 from .pool import Choose, Draw, crossed, draw, mutated, structured, uniform
-from .problem import Problem
+from .problem import Memory, Problem
 
 Array = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ class Candidates:
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
-        self.memory = problem.memory
+        self.memory = Memory() if problem.memory is None else problem.memory
 
     @property
     def basis(self) -> Basis:

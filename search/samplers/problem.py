@@ -53,8 +53,9 @@ class Problem:
         history: the study's records. Without it the study's own trials are read, and there are no
             rungs.
         rungs: shares of full fidelity, ascending, the last 1.
-        memory: what was looked up before; the same one handed to the next sampler of the same study
-            saves its seconds and changes no answer.
+        memory: what was looked up before. Handed from sampler to sampler of one study it saves
+            seconds and changes no answer; `suggest`, `paper`, `known` and `features` must be the
+            same. None: each sampler remembers for itself.
         reference: the frozen reference point in the objectives' own directions, None while it is
             not frozen; without it the sampler takes it from its initial design.
     """
@@ -70,4 +71,4 @@ class Problem:
     history: Callable[[], Sequence[Record]] | None = None
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory | None = None

@@ -68,7 +68,7 @@ def hf_refusals(profile: Profile) -> Iterator[str]:
     """Why transformers' own classes and a plain safetensors file cannot hold a model."""
     packed = sorted({f.name for _, f in profile.formats} & {"int8", "int4"})
     for name in packed:
-        yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose fp32 or bf16"
+        yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
     reason = plain_objection(replace(profile, adapters=()))
     if reason is not None:
         yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"

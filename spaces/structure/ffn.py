@@ -25,8 +25,9 @@ MULTIPLE = 8
 """Widths stay multiples of 8: vector units and int8 kernels work in eights."""
 
 IMPORTANCE = OneOf("importance", ("weights", "activations"), "activations")
-"""How units are judged. On a sentence encoder without recovery, weights alone chose hardly better
-than chance, activations clearly better (half of the neurons: .86 against .78 and .74)."""
+"""How units are judged. On MiniLM without recovery, weights alone choose hardly better than chance:
+with half of the neurons, similarities of sentences keep their order at a rank correlation of .86
+(activations), .78 (weights), .74 (at random); with half of the heads .86, .83, .82."""
 
 
 @dataclass(frozen=True)
