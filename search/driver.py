@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from ..spaces.configuration import Configuration, Scalar
 from .budget import Budget, Spent, Tariff, spent, trainings_of
 from .records import TRANSIENT, Ask, Purpose, Record, State
+from .samplers.candidates import NothingLeft
 from .storage import Draft, StudyStorage
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Done:
 
 
 class Source(Protocol):
-    """What an engine works for: `Driver`, or `Confirmer`."""
+    """What an engine works for: `Driver`, or `confirm.Confirmer`."""
 
     def next(self) -> Ask | Wait | Done:
         """The next piece of work."""
@@ -263,7 +264,11 @@ class Driver:
         waiting = [c for c in self._rules.enqueue if c.digest not in self._digests]
         for attempt in range(DRAWS + len(waiting)):
             known = waiting[attempt] if attempt < len(waiting) else None
-            draft = self._draw(attempt, known)
+            try:
+                draft = self._draw(attempt, known)
+            except NothingLeft as error:
+                self._note_refused(refused)
+                return Done(str(error))
             objections = self._objections_to(draft, known)
             if not objections:
                 self._note_refused(refused)
@@ -357,61 +362,6 @@ class Driver:
             reference = self._rules.reference(first)
             if reference is not None:
                 self._storage.note("reference", dict(reference))
-
-
-class Confirmer:
-    """Repeats of trials under further seeds, at full fidelity; kept beside the trials.
-
-    Args:
-        storage: the run's records.
-        numbers: trials to repeat.
-        repeats: how often each, over the whole life of the run.
-        rung: the last.
-    """
-
-    def __init__(
-        self, storage: StudyStorage, numbers: Sequence[int], repeats: int = 1, rung: int = 0
-    ) -> None:
-        self._storage = storage
-        self._numbers = tuple(numbers)
-        self._repeats = repeats
-        self._rung = rung
-        self._busy: set[int] = set()
-        self._attempts: Counter[int] = Counter()
-
-    def next(self) -> Ask | Wait | Done:
-        """The next repeat that is not stored yet."""
-        for number in self._numbers:
-            made = len(self._storage.confirmations.get(number, ()))
-            if made < self._repeats and number not in self._busy:
-                self._busy.add(number)
-                trial = self._storage.records[number]
-                seed = trial.seed + 1 + made
-                attempt = self._attempts[number]
-                return Ask(number, trial.configuration, self._rung, seed, "confirm", attempt)
-        return Wait() if self._busy else Done("all repeats are made")
-
-    def prior(self, ask: Ask) -> Record | None:
-        """None: a repeat starts from nothing."""
-        return None
-
-    def tell(self, record: Record) -> Record:
-        """Stores a repeat; one that failed for a passing reason is made once more."""
-        self._busy.remove(record.number)
-        kind = record.failure.kind if record.failure else None
-        if kind in TRANSIENT and not self._attempts[record.number]:
-            self._attempts[record.number] += 1
-            return record.with_state("queued")
-        attempts = self._attempts.pop(record.number, 0) + 1
-        state: State = "failed" if kind else "final"
-        record = replace(record, state=state, purpose="confirm", attempts=attempts)
-        self._storage.confirm(record)
-        self._storage.beat()
-        return record
-
-    def beat(self) -> None:
-        """Says that the driver lives."""
-        self._storage.beat()
 
 
 def ask_seed(seed: int, number: int, attempt: int) -> int:

@@ -6,6 +6,7 @@ front is confirmed on the test split, and the run is closed in good order, whate
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..spaces.space import Space
 from .confirm import Confirmer, confirmations
 from .driver import Done, Driver, Source
 from .engines.attempt import Work
+from .engines.local import INTERRUPTED, run_here, run_processes
 from .engines.slot import Limits
 from .events import Event, Listener, log_to
 from .progress import follow
@@ -137,9 +139,13 @@ def _search(knowledge: Knowledge, *, quiet: bool, evaluate: Evaluate | None) -> 
 
         ended = _run(driver, work, study, listen, here=evaluate is not None)
         listen(Event("message", ended.reason))
-        if evaluate is None and ended.reason != "interrupted":
-            confirmer = Confirmer(storage, confirmations(knowledge), len(study.fidelity.rungs) - 1)
-            ended = _run(confirmer, work, study, listen, here=False) if confirmer.wanted else ended
+        if ended is not INTERRUPTED:
+            driver.end()
+            if evaluate is None:
+                wanted = confirmations(knowledge)
+                confirmer = Confirmer(storage, wanted, len(study.fidelity.rungs) - 1)
+                stopped = _run(confirmer, work, study, listen, here=False)
+                ended = stopped if stopped is INTERRUPTED else ended
     return _summary(storage, ended)
 
 
@@ -148,18 +154,15 @@ def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bo
     limits = Limits(trial.timeout_seconds, trial.memory_bytes, study.workload.threads)
     engine = study.engine
     if here:
-        from .engines.local import run_here
-
         return run_here(source, work, listen)
     if engine.kind == "ray":
         from .engines.ray import Cluster, run_cluster
 
         needs = engine.per_trial.model_dump() if engine.per_trial else {"cpu": 1.0}
-        return run_cluster(
-            source, work, Cluster(engine.workers, engine.address, needs), limits, listen
-        )
-    from .engines.local import run_processes
-
+        # a cache that the user placed is taken as one that every node sees
+        shared = "PARETUNE_CACHE" in os.environ
+        cluster = Cluster(engine.workers, engine.address, needs, shared)
+        return run_cluster(source, work, cluster, limits, listen)
     return run_processes(source, work, engine.workers, limits, listen)
 
 

@@ -47,7 +47,7 @@ from .run import (
     write_snapshot,
 )
 
-MAY_CHANGE = frozenset({"budget", "engine", "trial"})
+MAY_CHANGE = frozenset({"budget", "confirm", "engine", "trial"})
 """Parts of a study that a resume may change; all else makes it another study."""
 
 Violations = Callable[[Record], Mapping[str, float]]
@@ -127,12 +127,20 @@ class StudyStorage:
             suggest: calls `trial.suggest_*` and returns what came out.
             sampler: draws; it sees the desk.
             parameters: values that are given instead of drawn.
+
+        Raises:
+            NothingLeft: by a sampler that has nothing to give; the desk is as before.
         """
         study = optuna.load_study(study_name=DESK, storage=self._desk, sampler=sampler)
-        if parameters is not None:
-            study.enqueue_trial(dict(parameters))
-        trial = study.ask()
-        return Draft(trial.number, suggest(trial))
+        number = len(self._desk.get_all_trials(self._desk.study_id, deepcopy=False))
+        try:
+            if parameters is not None:
+                study.enqueue_trial(dict(parameters))
+            return Draft(number, suggest(study.ask()))
+        except Exception:
+            if len(self._desk.get_all_trials(self._desk.study_id, deepcopy=False)) > number:
+                self._desk.take_back(number)
+            raise
 
     def discard(self, draft: Draft) -> None:
         """Forgets a draft: it never becomes a trial."""

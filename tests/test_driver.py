@@ -7,7 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 from paretune.search.budget import Budget, Tariff
-from paretune.search.driver import SAME_DRAWS, Confirmer, Done, Driver, Wait, ask_seed
+from paretune.search.confirm import Confirmer
+from paretune.search.driver import SAME_DRAWS, Done, Driver, Wait, ask_seed
 from paretune.search.engines.local import run_here
 from paretune.search.records import Ask, Failure
 from paretune.search.storage import StudyStorage
@@ -333,15 +334,16 @@ def test_repeats_are_made_under_further_seeds_and_only_once(toy, tmp_path):
     seeds = []
 
     def work(ask, prior, report):
-        assert (prior, ask.purpose) == (None, "confirm")
+        assert (prior.rungs, ask.purpose) == ((), "confirm")
         seeds.append((ask.number, ask.seed))
         return toy.work(ask, prior, report)
 
+    wanted = [(3, 0), (3, 1), (5, 0)]
     for _ in range(2):
         storage = StudyStorage.open(tmp_path / "run", toy.header())
-        run_here(Confirmer(storage, [3, 5], repeats=2), work)
+        run_here(Confirmer(storage, wanted, 0), work)
         storage.close()
-    assert seeds == [(3, 1), (3, 2), (5, 1), (5, 2)]
+    assert seeds == wanted
 
 
 def test_a_repeat_that_fails_for_a_passing_reason_is_made_once_more(toy, tmp_path):
@@ -353,7 +355,7 @@ def test_a_repeat_that_fails_for_a_passing_reason_is_made_once_more(toy, tmp_pat
         return toy.failed(toy.work(ask, prior, report), "crashed")
 
     storage = StudyStorage.open(tmp_path / "run", toy.header())
-    run_here(Confirmer(storage, [3]), work)
+    run_here(Confirmer(storage, [(3, 1)], 0), work)
     assert attempts == [0, 1]
     assert [r.state for r in storage.confirmations[3]] == ["failed"]
     storage.close()

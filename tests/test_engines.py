@@ -207,7 +207,8 @@ def test_workers_die_with_a_driver_that_is_killed(toy, tmp_path):
     script.write_text(SCRIPT.format(here=str(HERE), folder=str(tmp_path / "run")))
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
-    workers = psutil.Process(process.pid).children(recursive=True)
+    while not (workers := psutil.Process(process.pid).children(recursive=True)):
+        assert process.poll() is None
     process.kill()
     process.wait()
     process.stdout.close()

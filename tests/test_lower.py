@@ -71,7 +71,7 @@ def test_the_example_of_the_design_becomes_its_graph(subject: Subject):
         "train.finetune",
         "train.finetune",
         "adapter.merge",
-        "heads.prune",
+        "heads.prune_quiet",
         "train.recover",
         "onnxruntime.deploy",
     ]

@@ -15,8 +15,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from report_cases import made_up_run
-
 from paretune.errors import StorageFailed
 from paretune.reports.front import front_of
 from paretune.reports.page import write_page
@@ -24,6 +22,7 @@ from paretune.reports.page.payload import payload
 from paretune.reports.page.write import page, plotly_compressed
 from paretune.search.run import Run
 from paretune.spaces.configuration import Choice, Configuration
+from report_cases import made_up_run
 
 EVIL = "</script><img src=x onerror=alert(1)>"
 
@@ -116,7 +115,9 @@ def test_what_a_user_wrote_is_text_and_never_markup(run):
     records = list(run.records)
     evil = Configuration.of(finetuning=Choice.of(EVIL, rank=8), runtime=Choice.of("a", b=EVIL))
     records[0] = replace(records[0], configuration=evil)
-    broken = replace(run, name=EVIL, records=tuple(records), study={**run.study, "model": EVIL, EVIL: EVIL})
+    broken = replace(
+        run, name=EVIL, records=tuple(records), study={**run.study, "model": EVIL, EVIL: EVIL}
+    )
     broken = replace(broken, refused={EVIL: 3}, environment={EVIL: {EVIL: EVIL}})
     written = page(broken)
     assert "<img" not in written
@@ -142,7 +143,9 @@ def test_the_page_marks_limits_and_trials_beyond_them(run):
     data = payload(run, None)
     assert data["limits"][0]["bound"] == pytest.approx(0.9 * run.baseline.value("accuracy"))
     on = {record.number for record in front_of(run).judged}
-    for number, state, broken in zip(*(data["trials"][k] for k in ("number", "state", "broken")), strict=True):
+    for number, state, broken in zip(
+        *(data["trials"][k] for k in ("number", "state", "broken")), strict=True
+    ):
         assert (number in on) == (state == "final" and not broken)
 
 

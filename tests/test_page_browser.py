@@ -13,12 +13,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from report_cases import made_up_run
-
 from paretune.reports.page import write_page
 from paretune.reports.tables import front_json
 from paretune.search.run import Run
 from paretune.spaces.configuration import Choice, Configuration
+from report_cases import made_up_run
 
 pytestmark = pytest.mark.browser
 
@@ -236,7 +235,9 @@ def test_downloads_hold_the_trials_that_are_shown(opened, run):
     with page.page.expect_download() as download:
         page.page.click("#json")
     data = json.loads(Path(download.value.path()).read_text())
-    expected = {row["number"]: row["metrics"]["accuracy"]["value"] for row in front_json(run)["trials"]}
+    expected = {
+        row["number"]: row["metrics"]["accuracy"]["value"] for row in front_json(run)["trials"]
+    }
     assert {r["number"]: r["metrics"]["accuracy"]["value"] for r in data["trials"]} == expected
     with page.page.expect_download() as download:
         page.page.click("#csv")

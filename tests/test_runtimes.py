@@ -20,7 +20,7 @@ from paretune.spaces.profile import GROUPS, Format, Head, Profile, Weight
 from paretune.spaces.runtimes import OFF, RUNTIMES, TABLE, open_artifact, verify_files
 from paretune.spaces.runtimes import onnx_graph as onnx_graph_file
 from paretune.spaces.runtimes.packed_layers import Int8Linear, _wide_product, int8_product_is_exact
-from paretune.spaces.runtimes.packing import pack_int8
+from paretune.spaces.runtimes.packing import pack_int8, packed, unpacked
 from paretune.spaces.runtimes.runtime import Runtime
 from paretune.spaces.specimen import MemoryBench, logits_of, random_items, tensors
 from paretune.spaces.specimen import payload_bytes as bytes_written
@@ -127,8 +127,15 @@ def test_onnxruntime_answers_what_the_module_answers(family, head, tmp_path):
 @pytest.mark.parametrize("mix", list(MIXES))
 @pytest.mark.parametrize(
     ("family", "head"),
-    [("bert", "classes"), ("distilbert", "classes"), ("gpt2", "tied"), ("gpt2", "classes")]
-    + [("llama", "language"), ("llama", "tied"), ("qwen3", "classes")],
+    [
+        ("bert", "classes"),
+        ("distilbert", "classes"),
+        ("gpt2", "tied"),
+        ("gpt2", "classes"),
+        ("llama", "language"),
+        ("llama", "tied"),
+        ("qwen3", "classes"),
+    ],
 )
 def test_the_payload_on_paper_is_the_payload_in_the_files(family, head, mix, tmp_path):
     given = declared(candidate(family, head), mix)
@@ -140,13 +147,13 @@ def test_the_payload_on_paper_is_the_payload_in_the_files(family, head, mix, tmp
             assert bytes_written(runner.files()) == row.payload_bytes(given.paper.profile), name
 
 
-@pytest.mark.parametrize("runtime", list(RUNTIMES))
-@pytest.mark.parametrize("mix", ["bf16", "int8"])
+@pytest.mark.parametrize(
+    ("runtime", "mix"), [("eager", "bf16"), ("eager", "int8"), ("onnxruntime", "int8")]
+)
 @pytest.mark.parametrize(("family", "head"), MODELS)
 def test_fewer_bits_stay_close(family, head, mix, runtime, tmp_path):
     given = declared(candidate(family, head), mix)
-    if refused(given, runtime):
-        pytest.skip(f"{runtime} does not hold {mix}")
+    assert not refused(given, runtime)
     found = answers(given, runtime, tmp_path)
     assert found.dtype == np.float32
     assert error_of(found, logits_of(given), given) < LARGEST_ERROR[mix]
@@ -157,15 +164,14 @@ def test_fewer_bits_stay_close(family, head, mix, runtime, tmp_path):
 def test_int4_answers_as_a_plain_module_of_the_stored_weights_would(
     family, head, runtime, tmp_path
 ):
-    from paretune.spaces.runtimes.packing import packed, unpacked
-
     given = declared(candidate(family, head), "int4")
     profile = given.paper.profile
     twin = build(profile)
     with torch.no_grad():
-        for weight, parameter in zip(profile.weights(), twin.parameters(), strict=True):
+        for weight in profile.weights():
             value = given.module.get_parameter(weight.name)
-            parameter.copy_(unpacked(packed(profile, weight, value), weight))
+            stored = unpacked(packed(profile, weight, value), weight)
+            twin.get_parameter(weight.name).copy_(stored)
     found = answers(given, runtime, tmp_path)
     assert error_of(found, logits_of(Candidate(twin, given.paper)), given) < 0.1
 

@@ -15,8 +15,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from report_cases import confirmation, made_up_run, run_folder
-
 from paretune.errors import UnknownName
 from paretune.evaluators.measurement import Measurement, missing
 from paretune.evaluators.metric import Predictions
@@ -37,6 +35,7 @@ from paretune.reports.units import readable, scale_of
 from paretune.reports.words import confirmed_quality, headline
 from paretune.search.run import Run
 from paretune.search.select import select
+from report_cases import confirmation, made_up_run, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -214,8 +213,14 @@ def test_stored_answers_make_the_comparison_paired(run, tmp_path):
         predictions = Predictions(items, labels, logits)
         files.append(save_predictions(tmp_path / "samples", predictions))
     mine = next(r for r in run.records if r.number == 31)
-    pair = [replace(r, files={"predictions": f}) for r, f in zip((run.baseline, mine), files, strict=True)]
-    plain, paired = gaps(run, mine, run.baseline)[0], gaps(replace(run, folder=tmp_path), *pair[::-1])[0]
+    pair = [
+        replace(r, files={"predictions": f})
+        for r, f in zip((run.baseline, mine), files, strict=True)
+    ]
+    plain, paired = (
+        gaps(run, mine, run.baseline)[0],
+        gaps(replace(run, folder=tmp_path), *pair[::-1])[0],
+    )
     assert (plain.paired, paired.paired) == (False, True)
     assert paired.half < plain.half / 3
 
@@ -256,7 +261,11 @@ def test_without_a_reference_point_there_is_no_curve_but_a_reason(run):
 
 def test_shared_stages_are_counted_with_the_seconds_that_they_saved(run):
     shared = sharing(run)
-    records = [run.baseline, *run.records, *(r for rows in run.confirmations.values() for r in rows)]
+    records = [
+        run.baseline,
+        *run.records,
+        *(r for rows in run.confirmations.values() for r in rows),
+    ]
     stages = [stage for record in records for stage in record.stages]
     assert shared.found == sum(stage.cached for stage in stages)
     assert shared.saved_seconds == pytest.approx(sum(s.seconds for s in stages if s.cached))

@@ -34,8 +34,8 @@ def write_card(folder: Path, described: Description) -> None:
         "## Proof",
         _proof(described),
         "## Licence",
-        f"The weights derive from `{shared_name(described.base['id'])}`: the licence of that model applies to "
-        "them, and so do the terms of the data.",
+        f"The weights derive from `{shared_name(described.base['id'])}`: the licence of that model "
+        "applies to them, and so do the terms of the data.",
     ]
     (folder / "README.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 

@@ -31,7 +31,8 @@ def prove(folder: Path) -> dict[str, Any]:
     """Figures of an exported folder, and its shortfalls.
 
     Returns:
-        `figures` (of `compared`, then `latency_p50_ms` with `latency_stderr_ms`, `model_bytes`),
+        `figures` (of `compared`, then `latency_p50_ms` with `latency_stderr_ms` and the
+        `cpu_share` that the process got meanwhile, `model_bytes`),
         `proved_in`, `as` (the closeness that was demanded), `shortfalls`.
 
     Raises:
@@ -62,7 +63,8 @@ def _speed(runner: Runner, proof: Proof, workload: Workload) -> dict[str, float 
         timings = time_runner(runner, proof.timed, workload, patience=patience)
     value, stderr = quantile(timings.seconds, 0.5)
     error = None if stderr is None else 1e3 * stderr
-    return {"latency_p50_ms": 1e3 * value, "latency_stderr_ms": error}
+    share = timings.cpu_share
+    return {"latency_p50_ms": 1e3 * value, "latency_stderr_ms": error, "cpu_share": share}
 
 
 def _tokenizer(folder: Path, described: Description, proof: Proof) -> list[str]:

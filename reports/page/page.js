@@ -8,7 +8,7 @@
   const all = trials.number.map((_, i) => i);
   const names = Object.keys(metrics);
   const places = new Map(trials.number.map((number, i) => [number, i]));
-  const Z95 = 1.959964;
+  const Z95 = 1.959964; // standard errors on either side that hold 95 %
   const [baseline, recommended] = [data.baseline, data.recommended].map((number) => places.get(number));
 
   // ---------------------------------------------------------------- elements and text
@@ -68,7 +68,8 @@
   initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y) ?? "";
   const state = { ...initial, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   for (const axis of ["x", "y"]) if (!metrics[state[axis]]) state[axis] = initial[axis];
-  if (state.c && !metrics[state.c]) state.c = "";
+  if (!metrics[state.c]) state.c = "";
+  if (!state.o.split(",").some((name) => metrics[name])) state.o = initial.o;
   const filters = new Map(); // axis key -> [low, high] as places on that axis, 0 to 1
   let rows = 200;
   const chosen = () => state.o.split(",").filter((name) => metrics[name]);
@@ -83,7 +84,6 @@
   }
 
   const select = (i) => i !== undefined && set({ s: String(trials.number[i]) }, drawSelection);
-
   // ---------------------------------------------------------------- the front
   const kept = (i) => axes.every((axis) => {
     const range = filters.get(axis.key);
@@ -137,8 +137,7 @@
   const alongX = (rows) => rows.filter((i) => value(state.x, i) !== null).sort((a, b) => value(state.x, a) - value(state.x, b));
 
   function walk(step) {
-    const path = alongX(front);
-    const at = path.indexOf(selected());
+    const [path, at] = [alongX(front), alongX(front).indexOf(selected())];
     select(path[at < 0 ? 0 : Math.min(path.length - 1, Math.max(0, at + step))]);
   }
 
@@ -189,7 +188,9 @@
       colorbar: { title: { text: plain(withUnit(state.c)), side: "right", font: { size: 13 } }, thickness: 8, outlinewidth: 0, len: 0.9 },
     };
     const marker = { size: 11, color: colour("blue"), symbol: rows.map((i) => (modelled(i) ? "circle-open" : "circle")), ...third };
-    return points("on the front", rows, { ...marker, line: { width: 2 } }, { error_x: bars(state.x, rows), error_y: bars(state.y, rows) });
+    // hollow points take their colour from the marker, only full ones have an edge
+    const line = { width: rows.map((i) => (modelled(i) ? 2 : 1)), color: colour("surface") };
+    return points("on the front", rows, { ...marker, line }, { error_x: bars(state.x, rows), error_y: bars(state.y, rows) });
   }
 
   function marks(rows) {
@@ -212,8 +213,7 @@
 
   function chosenRing() {
     const i = selected();
-    const there = i !== undefined && shown(state.x, i) !== null && shown(state.y, i) !== null;
-    return points("selected", there ? [i] : [], { symbol: "circle-open", size: 22, color: colour("orange"), line: { width: 2.5 } });
+    return points("selected", i === undefined ? [] : [i], { symbol: "circle-open", size: 22, color: colour("orange"), line: { width: 2.5 } });
   }
 
   function limitLines() {
@@ -234,15 +234,16 @@
     return {
       title: { text: plain(`${withUnit(name)}${modelled}, ${better}`), standoff: 10, font: { size: 13 } }, type: log ? "log" : "linear",
       gridcolor: colour("line"), zeroline: false, linecolor: colour("line-strong"), automargin: true,
-      ticks: "outside", tickcolor: colour("line-strong"), ...(log ? { dtick: "D2" } : {}),
+      ticks: "outside", tickcolor: colour("line-strong"), ...(log ? { dtick: "D2", tickformat: "~r" } : {}),
     };
   }
 
   const layout = (changes) => ({
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest", showlegend: false,
     font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: colour("ink") },
-    margin: { l: 72, r: 24, t: 24, b: 64 }, autosize: true,
-    hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink") }, align: "left" },
+    margin: { l: 72, r: 24, t: 24, b: 64 }, autosize: true, dragmode: innerWidth < 700 ? false : "zoom", // a finger scrolls
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("ink") },
+    hoverlabel: { bgcolor: colour("surface"), bordercolor: colour("line-strong"), font: { color: colour("ink"), family: "inherit" }, align: "left" },
     ...changes,
   });
 
@@ -376,7 +377,7 @@
   // ---------------------------------------------------------------- the table
   const label = (i) => {
     if (i === baseline) return onFront.has(i) ? "baseline, front" : "baseline";
-    if (trials.state[i] !== "final") return trials.failure[i]?.split(":")[0].replaceAll("_", " ") ?? trials.state[i];
+    if (trials.state[i] !== "final") return trials.failure[i]?.split(":")[0] ?? trials.state[i];
     if (trials.broken[i].length) return "beyond a limit";
     return [i === recommended && "recommended", i === knee && "knee", onFront.has(i) && "front"].filter(Boolean).join(", ") || "beaten";
   };
@@ -436,9 +437,8 @@
     };
     const along = { ArrowRight: () => walk(1), ArrowLeft: () => walk(-1) };
     const act = (row && inRow[event.key]) || ((row || event.target === $("plot")) && along[event.key]);
-    if (!act) return;
-    act();
-    event.preventDefault();
+    if (act) event.preventDefault();
+    act?.();
   }
 
   // ---------------------------------------------------------------- cards

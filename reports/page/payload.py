@@ -86,11 +86,9 @@ def _trials(run: Run, trials: Sequence[Record]) -> dict[str, Any]:
         "configuration": [r.configuration.to_json() for r in trials],
         "slots": [_slots(r) for r in trials],
         "seconds": [r.seconds for r in trials],
-        "failure": [
-            f"{r.failure.kind}: {r.failure.message}" if r.failure else None for r in trials
-        ],
+        "failure": [_failure(r) for r in trials],
         "chance": [chance.get(r.number) for r in trials],
-        "broken": [list(broken[r.number]) for r in trials],
+        "broken": [list(broken[r.number]) if r.state == "final" else [] for r in trials],
         "stages": [[[s.step, s.seconds, s.cached] for s in r.stages] for r in trials],
         "test": {
             number: {name: figure.to_json() for name, figure in found.items()}
@@ -98,6 +96,12 @@ def _trials(run: Run, trials: Sequence[Record]) -> dict[str, Any]:
             if found
         },
     }
+
+
+def _failure(record: Record) -> str | None:
+    if record.state != "failed" or record.failure is None:
+        return None
+    return f"{record.failure.kind.replace('_', ' ')}: {record.failure.message}"
 
 
 def _slots(record: Record) -> list[tuple[str, str]]:

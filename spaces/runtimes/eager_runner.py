@@ -55,9 +55,7 @@ class EagerRunner:
             tensors = load_file(self._files[0])
             self._module: nn.Module | None = packed_module(paper.profile, tensors)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise VerificationFailed(
-                f"{folder} cannot be opened: {error}; export it anew"
-            ) from error
+            raise VerificationFailed(f"cannot open {folder}: {error}; export it anew") from error
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
