@@ -1,12 +1,15 @@
 """The command line. Each verb reads its arguments, calls one function, and prints.
 
 JSON alone goes to standard output; logs and progress to standard error. Exit 0 done, 1 the work
-failed, 2 the request was wrong. Heavy libraries are imported by the verbs that need them.
+failed, 2 the request was wrong. Ctrl-C once: the search finishes what is under way and ends in good
+order (0); twice: it stops at once (130). Heavy libraries are imported by the verbs that need them.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +28,15 @@ app = typer.Typer(
     "returns the Pareto front.",
 )
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""What a full or a protected disk answers."""
+
+INTERRUPTED = 130
+"""What a shell expects of a program that Ctrl-C ended."""
+
+WIDTH = 100
+"""Columns of a table that goes to a file or a pipe."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 Sets = Annotated[
@@ -37,8 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(arguments) if arguments is not None else None)
     except ParetuneError as error:
-        print(f"paretune: {error}", file=sys.stderr)
+        _say(f"paretune: {' '.join(str(error).split())}")
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _say(
+            f"paretune: cannot write {error.filename or 'a file'}: {error.strerror}; free some "
+            "space or choose another place, then try again: what was stored is kept"
+        )
+        sys.exit(1)
 
 
 @app.command()
@@ -78,7 +98,7 @@ def search(
     json_: Json = False,
 ) -> None:
     """Search: make and judge configurations, and keep the Pareto front."""
-    from .search.quote import quote
+    from .search.quote import in_words, quote
     from .search.session import start
     from .search.study import load_study
 
@@ -86,7 +106,8 @@ def search(
     overrides = [*(sets or []), *(f"{k}={v}" for k, v in flags.items() if v is not None)]
     resolved = load_study(study, overrides)
     if dry_run:
-        _print(quote(resolved), json_)
+        quoted = quote(resolved)
+        _print(quoted if json_ else in_words(quoted), json_)
         return
     folder = run or Path("runs") / study.stem
     _report(start(resolved, folder, quiet=quiet), folder, json_)
@@ -131,7 +152,7 @@ def front(
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Print the configurations that nobody beats on every objective."""
-    from .reports.tables import front_csv, front_json, front_rows
+    from .reports.tables import front_csv, front_json, front_note, front_rows
     from .search.run import read_run
 
     read = read_run(run)
@@ -142,6 +163,9 @@ def front(
         _print(front_json(read, chosen), json_=True)
     else:
         _print(front_rows(read, chosen), json_=False)
+        note = front_note(read, chosen)
+        if note:
+            _say(note)
 
 
 @app.command()
@@ -235,25 +259,25 @@ def estimate(
 @app.command()
 def spaces(json_: Json = False) -> None:
     """List every technique, its knobs and what it moves."""
-    from .reports.catalogues import technique_rows
+    from .reports.catalogues import technique_rows, techniques_in_short
 
-    _print(technique_rows(), json_)
+    _print(technique_rows() if json_ else techniques_in_short(), json_)
 
 
 @app.command()
 def metrics(json_: Json = False) -> None:
     """List every metric, its unit and where it comes from."""
-    from .reports.catalogues import metric_rows
+    from .reports.catalogues import metric_rows, metrics_in_short
 
-    _print(metric_rows(), json_)
+    _print(metric_rows() if json_ else metrics_in_short(), json_)
 
 
 @app.command()
 def devices(json_: Json = False) -> None:
     """List the hardware and the grid regions that figures are computed with."""
-    from .reports.catalogues import device_rows
+    from .reports.catalogues import device_rows, devices_in_short
 
-    _print(device_rows(), json_)
+    _print(device_rows() if json_ else devices_in_short(), json_)
 
 
 @app.command()
@@ -287,16 +311,21 @@ def _report(done: Mapping[str, Any], folder: Path, json_: bool) -> None:
 
     write_page(read_run(folder), folder / "report.html")
     _print({**done, "report": str(folder / "report.html")}, json_)
+    if done["under_way"]:
+        numbers = ", ".join(map(str, done["under_way"]))
+        _say(f"stopped at once; `paretune resume {folder}` makes trial {numbers} again")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _print(value: Any, json_: bool) -> None:
     if json_:
-        json.dump(value, sys.stdout, indent=2)
+        json.dump(value, sys.stdout, indent=2, allow_nan=False)
         print()
         return
     from .reports.text import render
 
-    print(render(value))
+    wide = sys.stdout.isatty()
+    print(render(value, shutil.get_terminal_size((WIDTH, 24)).columns if wide else WIDTH))
 
 
 def _say(text: str, *, file: Any = None) -> None:

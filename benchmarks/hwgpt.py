@@ -105,9 +105,14 @@ class HwGpt:
         Ideal: perplexity of the largest, latency of the smallest model; reference: 1.01 x the
         perplexity of the smallest and the latency of the largest.
         """
-        small, large = (np.array(self.losses(self._corner(i))) for i in (0, -1))
-        ideal, worst = np.array([large[0], small[1]]), 1.01 * np.array([small[0], large[1]])
+        ideal, worst = self.bounds
         return hypervolume((losses - ideal) / (worst - ideal), np.ones(2))
+
+    @cached_property
+    def bounds(self) -> tuple[Array, Array]:
+        """Ideal and reference point."""
+        small, large = (np.array(self.losses(self._corner(i))) for i in (0, -1))
+        return np.array([large[0], small[1]]), 1.01 * np.array([small[0], large[1]])
 
     def _corner(self, place: int) -> Configuration:
         class Corner:

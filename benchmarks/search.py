@@ -46,7 +46,8 @@ def trace(problem: HwGpt, name: str, evaluations: int, seed: int) -> dict[str, A
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = Problem(problem.suggest, paper=problem.paper)
+    reference = tuple(problem.bounds[1].tolist())
+    known = Problem(problem.suggest, paper=problem.paper, reference=lambda: reference)
     study = optuna.create_study(
         directions=["minimize"] * len(problem.objectives), sampler=sampler(name).make(known, seed)
     )

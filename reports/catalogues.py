@@ -40,6 +40,13 @@ def technique_rows() -> list[dict[str, Any]]:
     return rows
 
 
+def techniques_in_short() -> list[dict[str, Any]]:
+    """The same for the terminal: knobs by name alone."""
+    names = ("slot", "method", "knobs", "what")
+    rows = [{**row, "knobs": list(row["knobs"])} for row in technique_rows()]
+    return [{name: row[name] for name in names} for row in rows]
+
+
 def metric_rows() -> list[dict[str, Any]]:
     """One row a metric of the catalogue."""
     return [
@@ -56,10 +63,27 @@ def metric_rows() -> list[dict[str, Any]]:
     ]
 
 
+def metrics_in_short() -> list[dict[str, Any]]:
+    """The same for the terminal: without sources."""
+    return [{k: v for k, v in row.items() if k not in ("needs", "source")} for row in metric_rows()]
+
+
 def device_rows() -> list[dict[str, Any]]:
     """One row a device or grid region, with the source and date of its figures."""
     rows: list[dict[str, Any]] = [{"kind": "device", **vars(d)} for d in devices().values()]
     return rows + [{"kind": "grid region", **vars(g)} for g in grids().values()]
+
+
+def devices_in_short() -> dict[str, list[dict[str, Any]]]:
+    """The same for the terminal: two tables, without sources."""
+    figures = ("name", "per", "idle_watts", "peak_watts", "usd_per_hour")
+    return {
+        "devices": [{name: getattr(d, name) for name in figures} for d in devices().values()],
+        "grid regions": [
+            {"region": g.region, "name": g.name, "g CO2e/kWh": g.gco2e_per_kwh, "year": g.year}
+            for g in grids().values()
+        ],
+    }
 
 
 def _knob(knob: Hyperparameter) -> str:

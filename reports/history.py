@@ -21,7 +21,7 @@ class Growth:
 
     Args:
         trials: `(k,)` how many trials had been judged, in the order in which they ended.
-        seconds: `(k,)` wall time since the first trial began.
+        seconds: `(k,)` wall time since the first trial began; empty where times were not stored.
         share: `(k,)` of the box between the best figure that any trial reached in each objective
             and the reference point, in [0, 1].
         reason: why the curve is empty, None where it is not.
@@ -59,12 +59,15 @@ def growth(run: Run) -> Growth:
     order = np.argsort([record.finished or 0.0 for record in front.judged], kind="stable")
     records = [front.judged[i] for i in order]
     losses = _in_box(front.losses[order], _reference(run, front.objectives))
-    start = min(record.started or 0.0 for record in all_trials(run) if record.started)
+    starts = [record.started for record in all_trials(run) if record.started is not None]
+    timed = bool(starts) and all(record.finished is not None for record in records)
     steps = np.unique(np.linspace(1, len(records), min(MOST_STEPS, len(records)), dtype=int))
     ones = np.ones(losses.shape[1])
     return Growth(
         trials=tuple(int(n) for n in steps),
-        seconds=tuple(float(records[n - 1].finished or start) - start for n in steps),
+        seconds=tuple((records[n - 1].finished or 0.0) - min(starts) for n in steps)
+        if timed
+        else (),
         share=tuple(hypervolume(losses[:n], ones) for n in steps),
     )
 

@@ -96,6 +96,7 @@ def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
         worth = contributions(losses[front], losses.max(axis=0) + 1e-9)
         front = [front[i] for i in np.argsort(-worth, kind="stable")[:MOST_POINTS]]
     chosen = recommend(knowledge)
-    numbers = dict.fromkeys([0, chosen, *(pairs[i][0].number for i in front)])
+    baseline = [record.number for record in final if record.purpose == "baseline"]
+    numbers = dict.fromkeys([*baseline, chosen, *(pairs[i][0].number for i in front)])
     again = [(chosen, study.seed + 1 + i) for i in range(study.confirm.seeds)]
-    return [*((number, study.seed) for number in numbers if number in storage.records), *again]
+    return [*((number, study.seed) for number in numbers), *again]

@@ -6,18 +6,18 @@ Everything is `exact` or `modelled` from structure and data sheets; nothing is r
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadRequest, ModelError
 from ..evaluators.compute.backward import training_step_flops
-from ..spaces.families import FAMILIES, family_of
+from ..spaces.families import family_of
 from ..spaces.models import inspect_model
 from ..spaces.paper import Workload
 from ..spaces.profile import Format, Group, Head, Profile, decode_flops, forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
-from ..spaces.task import TaskKind
 
 OPTIONS = ("batch", "prompt_tokens", "output_tokens", "outputs", "train_tokens", "kind")
 PRECISIONS = ("fp32", "bf16", "int8", "int4")
@@ -39,14 +39,14 @@ def estimate_model(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Raises:
         ModelError: no such model, or a family that is not known.
-        BadRequest: an unknown option.
+        BadRequest: an unknown option, or a value that it cannot have.
     """
     options = _options(overrides)
     profile = _profile(_config(model), options)
     workload = Workload(
-        batch=int(options.get("batch", 1)),
-        prompt_tokens=int(options.get("prompt_tokens", 128)),
-        output_tokens=int(options.get("output_tokens", 0)),
+        batch=_whole(options, "batch", 1),
+        prompt_tokens=_whole(options, "prompt_tokens", 128),
+        output_tokens=_whole(options, "output_tokens", 0, least=0),
     )
     count = parameters(profile)
     return {
@@ -59,7 +59,7 @@ def estimate_model(model: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
         },
         "memory": _memory(profile, workload),
         "computation": _computation(profile, workload),
-        "training": _training(profile, float(options.get("train_tokens", 0)), workload, count),
+        "training": _training(profile, _tokens(options), workload, count),
     }
 
 
@@ -71,7 +71,7 @@ def _memory(profile: Profile, workload: Workload) -> dict[str, Any]:
             if all(name in runtime.holds.get(g, {"fp32"}) for g in ("attention", "ffn")):
                 key = f"{runtime.name}_{name}_bytes"
                 figures[key] = runtime.payload_bytes(declared)
-    if family_of(profile.family).kind == "decoder":
+    if _decodes(profile.family):
         per_token = sum(
             2 * layer.attention.kv_heads * layer.attention.head_width * 2
             for layer in profile.layers
@@ -117,31 +117,64 @@ def _declared(profile: Profile, name: str) -> Profile:
 
 
 def _profile(config: Mapping[str, Any], options: Mapping[str, str]) -> Profile:
-    name = str(config.get("model_type"))
-    if name not in FAMILIES:
-        raise ModelError(f"model_type {name!r} is not known; known: {', '.join(sorted(FAMILIES))}")
-    family = family_of(name)
-    default = "language-modelling" if family.kind == "decoder" else "classification"
-    kind: TaskKind = options.get("kind", default)  # type: ignore[assignment]
+    family = family_of(str(config.get("model_type")))
+    kind = options.get("kind", "language-modelling" if _decodes(family.name) else "classification")
+    outputs = _whole(options, "outputs", 2)
     if kind == "classification":
-        return family.profile(dict(config), Head(kind, int(options.get("outputs", 2))))
-    tied = bool(config.get("tie_word_embeddings", True))
-    return family.profile(dict(config), Head(kind, int(config["vocab_size"]), tied))
+        return family.profile(dict(config), Head("classification", outputs))
+    if kind != "language-modelling":
+        raise BadRequest(f"kind is {kind!r}; it must be classification or language-modelling")
+    tied = config.get("tie_word_embeddings")
+    head = Head(
+        "language-modelling", config.get("vocab_size", 0), family.tied if tied is None else tied
+    )
+    return family.profile(dict(config), head)
+
+
+def _decodes(family: str) -> bool:
+    return family_of(family).kind == "decoder"
 
 
 def _config(model: str) -> Mapping[str, Any]:
-    path = Path(model)
-    if path.is_file():
-        data: Mapping[str, Any] = json.loads(path.read_text())
-        return data
-    if (path / "config.json").is_file():
-        return _config(str(path / "config.json"))
-    return inspect_model(model).config
+    path = Path(model).expanduser()
+    if path.is_dir():
+        path /= "config.json"
+    if not path.is_file():
+        if path.suffix == ".json":
+            raise ModelError(f"no file {path}; give a config.json, its folder, or a hub id")
+        return inspect_model(model).config
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}; give a config.json") from error
+    if not isinstance(data, dict) or "model_type" not in data:
+        raise ModelError(f"{path} does not say its model_type; give a config.json of transformers")
+    return data
 
 
 def _options(overrides: Sequence[str]) -> dict[str, str]:
-    options = dict(line.split("=", 1) for line in overrides if "=" in line)
+    options: dict[str, str] = {}
     for line in overrides:
-        if line.split("=")[0] not in OPTIONS or "=" not in line:
-            raise BadRequest(f"cannot read --set {line!r}; allowed: {', '.join(OPTIONS)}")
+        name, sign, value = line.partition("=")
+        if name not in OPTIONS or not sign:
+            raise BadRequest(f"cannot read --set {line!r}; write one of {', '.join(OPTIONS)}=VALUE")
+        options[name] = value
     return options
+
+
+def _whole(options: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+    written = options.get(name, str(default))
+    if not written.isdecimal() or int(written) < least:
+        raise BadRequest(f"{name} is {written!r}; it must be a whole number from {least} up")
+    return int(written)
+
+
+def _tokens(options: Mapping[str, str]) -> float:
+    written = options.get("train_tokens", "0")
+    try:
+        value = float(written)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise BadRequest(f"train_tokens is {written!r}; it must be a number from 0 up, as 1e9")
+    return value

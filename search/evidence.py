@@ -34,7 +34,6 @@ from ..spaces.configuration import digest
 from ..spaces.lower import Graph
 from ..spaces.paper import Workload
 from ..spaces.runtimes import open_artifact
-from ..spaces.steps import Train
 from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
@@ -93,7 +92,7 @@ class Gatherer:
             predictions=predictions,
             stages=stages,
             settings={**self.settings, "item_tokens": self.task.max_length},
-            training_papers=tuple(n.before for n in graph if isinstance(n.step, Train)),
+            training_papers=tuple(n.before for n in graph if n.trains),
         )
         return evidence, files
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
     from .driver import Driver
     from .rules import Knowledge
+
+
+BEGINS: Final = {"baseline": "begins: baseline", "search": "begins", "confirm": "is confirmed"}
+"""How a line says what a trial is begun for."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +120,30 @@ class _Lines:
 
     knowledge: Knowledge
     started: float = field(default_factory=time.monotonic)
+    purposes: dict[int, str] = field(default_factory=dict)
 
     def __call__(self, event: Event) -> None:
         if event.kind == "step":
             return
         seconds = time.monotonic() - self.started
-        trial = "" if event.number is None else f"trial {event.number} "
-        text = f"{event.kind} {event.text}" if event.kind != "message" else event.text
-        record = self.knowledge.storage.records.get(event.number or 0)
-        figures = _figures(self.knowledge, record) if event.kind == "told" and record else ""
-        print(f"{seconds:7.1f} s  {trial}{text}{figures}", file=sys.stderr, flush=True)
+        print(f"{seconds:7.1f} s  {self._text(event)}", file=sys.stderr, flush=True)
+
+    def _text(self, event: Event) -> str:
+        if event.number is None:
+            return event.text
+        if event.kind == "asked":
+            self.purposes[event.number] = event.text
+            return f"trial {event.number} {BEGINS.get(event.text, event.text)}"
+        record = self._record(event.number)
+        figures = _figures(self.knowledge, record) if record else ""
+        return f"trial {event.number} {event.text}{figures}"
+
+    def _record(self, number: int) -> Record | None:
+        """What the trial's last work came to: the trial itself, or its last repeat."""
+        storage = self.knowledge.storage
+        if self.purposes.get(number) == "confirm":
+            return next(reversed(storage.confirmations.get(number, ())), None)
+        return storage.records.get(number)
 
 
 @dataclass
@@ -203,7 +221,20 @@ def _left(budget: Budget, spent: Spent) -> Iterator[str]:
             yield f"{max(limit - used, 0):.3g} {name}"
 
 
+def last_words(message: str) -> str:
+    """The last line of a failure's message: of a traceback, what was raised.
+
+    >>> last_words("Traceback (most recent call last):\\n  ...\\nValueError: no such layer")
+    'ValueError: no such layer'
+    """
+    lines = message.strip().splitlines()
+    return lines[-1].strip() if lines else "no message"
+
+
 def _figures(knowledge: Knowledge, record: Record) -> str:
+    if record.failure is not None:
+        return f": {last_words(record.failure.message)}"
     rows = knowledge.study.objective_rows()
     known = [(row.name, record.value(row.name)) for row in rows]
-    return "".join(f", {name} {value:.4g}" for name, value in known if value is not None)
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in known if value is not None)
+    return f": {figures}" if figures else ""

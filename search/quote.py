@@ -7,7 +7,7 @@ seconds at this machine's own matrix-product rate times the share of it that tra
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..spaces.lower import Graph, Node, lower
 from ..spaces.profile import forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
 from ..spaces.space import Space
-from ..spaces.steps import Train
+from .foresight import refuse_hopeless
 from .rules import Lookup, tariff
 from .stages import StageStore, cache_root
 from .study import Study
@@ -43,12 +43,13 @@ def quote(study: Study) -> dict[str, Any]:
         Trials, trainings, hours, kWh and disk, each `[low, high]`, and what they rest on.
 
     Raises:
-        StudyError: no configuration of the space is legal.
+        BadRequest: what the search itself would refuse.
     """
     store = StageStore(cache_root())
     material = load_material(study, store.root / "data")
     subject = material.subject
     space = Space.of(study.space, subject.paper)
+    refuse_hopeless(study, material, space, judged=False)
     lookup = Lookup(subject)
     drawn = list({c.digest: c for c in space.sample(SAMPLE, study.seed)}.values())
     legal = [c for c in drawn if not lookup.objections(c)]
@@ -86,6 +87,18 @@ def quote(study: Study) -> dict[str, Any]:
     }
 
 
+def in_words(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A quote as a person reads it: its ranges in words.
+
+    >>> in_words({"trials": 4, "hours": [0.5, 2.0]})
+    {'trials': 4, 'hours': '0.5 to 2'}
+    """
+    return {
+        name: f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else value
+        for name, value in figures.items()
+    }
+
+
 def matrix_rate(seconds: float = 0.4, size: int = 512) -> float:
     """FLOP/s of single-precision matrix products here and now, with the threads that NumPy uses."""
     rng = np.random.default_rng(0)
@@ -100,7 +113,7 @@ def matrix_rate(seconds: float = 0.4, size: int = 512) -> float:
 
 def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, trials: int) -> int:
     """Long trainings, the baseline's among them: a sample says how often a new one is drawn."""
-    seen = {name for c in legal[:trials] for name in lookup.trainings(c)}
+    seen = {name for c in legal[: trials - 1] for name in lookup.trainings(c)}
     limit = study.budget.trainings
     return 1 + len(seen) if limit is None else min(limit, 1 + len(seen))
 
@@ -117,7 +130,7 @@ def _training_flops(graph: Graph, tokens: int, *, long: bool) -> float:
 
 def _whole(graph: Graph) -> list[Node]:
     """The last Train of each chain: a chain over the rungs is one training."""
-    trains = [node for node in graph if isinstance(node.step, Train)]
+    trains = [node for node in graph if node.trains]
     return [n for n in trains if n.until_step == n.before.recipe.total_steps]
 
 

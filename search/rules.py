@@ -11,15 +11,14 @@ import numpy as np
 from ..evaluators.catalogue import metrics
 from ..evaluators.devices.here import processor
 from ..evaluators.devices.table import DEFAULT_REGION, device_row, grid, pue
-from ..evaluators.metric import Evidence, Metric
 from ..spaces.configuration import Configuration
 from ..spaces.lower import Graph, Subject, lower, walk
 from ..spaces.paper import Paper, Workload
 from ..spaces.space import Space
-from ..spaces.steps import Train
 from .budget import Tariff
 from .driver import Rules
 from .fidelity import promotions
+from .foresight import fits, on_paper
 from .limits import Limit
 from .pareto import reference_point
 from .records import Record
@@ -65,7 +64,7 @@ class Lookup:
 
     def trains(self, configuration: Configuration) -> bool:
         """Gradients flow somewhere in it."""
-        return any(isinstance(node.step, Train) for node in self.graph(configuration))
+        return any(node.trains for node in self.graph(configuration))
 
     def _walked(self, configuration: Configuration) -> tuple[Paper | None, tuple[str, ...]]:
         key = configuration.digest
@@ -205,24 +204,10 @@ class Knowledge:
     def _known(self, rows: Sequence[ObjectiveRow]) -> dict[int, Callable[[Paper], float]]:
         table = metrics()
         exact = {i: table[row.name] for i, row in enumerate(rows) if row.name in table}
-        return {i: self._on_paper(m) for i, m in exact.items() if m.needs == "paper"}
-
-    def _on_paper(self, metric: Metric) -> Callable[[Paper], float]:
-        def value(paper: Paper) -> float:
-            figure = metric.evaluate(Evidence(paper, self.workload)).value
-            assert figure is not None, f"{metric.name} says that it needs only paper"
-            return figure
-
-        return value
+        return {i: on_paper(m, self.workload) for i, m in exact.items() if m.needs == "paper"}
 
     def _fits(self) -> Callable[[Paper], bool]:
-        table = metrics()
-        exact = [
-            (limit, self._on_paper(table[limit.metric]))
-            for limit in self.limits()
-            if not limit.open and limit.metric in table and table[limit.metric].needs == "paper"
-        ]
-        return lambda paper: all(limit.holds(value(paper)) for limit, value in exact)
+        return fits(self.limits(), self.workload)
 
     def _admits(self) -> Callable[[Configuration], bool]:
         limit = self.study.budget.trainings

@@ -7,16 +7,15 @@ front is confirmed on the test split, and the run is closed in good order, whate
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from ..errors import StepFailed, StudyError, WorkFailed
+from ..errors import RunError, WorkFailed
 from ..evaluators.catalogue import metrics
 from ..evaluators.environment import environment
 from ..spaces.configuration import Configuration
-from ..spaces.lower import lower, walk
 from ..spaces.space import Space
 from .confirm import Confirmer, confirmations
 from .driver import Done, Driver, Source
@@ -24,15 +23,16 @@ from .engines.attempt import Work
 from .engines.local import INTERRUPTED, run_here, run_processes
 from .engines.slot import Limits
 from .events import Event, Listener, log_to
-from .progress import follow
+from .foresight import refuse_hopeless
+from .progress import follow, last_words
+from .records import Record
 from .rules import Knowledge
 from .run import Header, Run, read_about, read_run, write_json
 from .samplers import sampler
 from .stages import StageStore, cache_root
 from .storage import StudyStorage, guarded, move
 from .study import Study, load_study
-from .study_checks import enqueued
-from .subject import Material, load_material
+from .subject import load_material
 from .trial import TrialWork
 
 Evaluate = Callable[[Configuration, int], Mapping[str, float]]
@@ -51,23 +51,27 @@ def start(
         evaluate: judges configurations in place of making them; None: models are made.
 
     Returns:
-        What came out, in a few fields; `read_run(folder)` has everything.
+        What came out, in a few fields (`under_way`: trials that a second Ctrl-C broke off);
+        `read_run(folder)` has everything.
 
     Raises:
         BadRequest: the study cannot be searched; nothing was stored.
+        WorkFailed: no trial succeeded.
         StorageFailed: the run cannot be written.
     """
-    study = _with_possible_rungs(study)
+    asked, study = study, _with_possible_rungs(study)
     store = StageStore(cache_root())
     store.sweep()
     material = load_material(study, store.root / "data")
     space = Space.of(study.space, material.subject.paper)
-    _refuse(study, material, space)
+    refuse_hopeless(study, material, space, judged=evaluate is not None)
     storage = StudyStorage.open(folder, _header(study))
     with closing(storage):
+        _refuse_other_judge(storage, evaluate)
         _describe(storage, study)
         knowledge = Knowledge(study, material, space, storage)
-        return _search(knowledge, quiet=quiet, evaluate=evaluate)
+        words = () if study is asked else (f"{study.sampler} knows one fidelity: rungs are off",)
+        return _search(knowledge, quiet=quiet, evaluate=evaluate, words=words)
 
 
 def go_on(
@@ -122,7 +126,9 @@ def search(
     return read_run(Path(run))
 
 
-def _search(knowledge: Knowledge, *, quiet: bool, evaluate: Evaluate | None) -> dict[str, Any]:
+def _search(
+    knowledge: Knowledge, *, quiet: bool, evaluate: Evaluate | None, words: Sequence[str]
+) -> dict[str, Any]:
     study, storage = knowledge.study, knowledge.storage
     driver = Driver(storage, knowledge.rules())
     work: Work = TrialWork(storage.folder)
@@ -137,6 +143,8 @@ def _search(knowledge: Knowledge, *, quiet: bool, evaluate: Evaluate | None) -> 
             log(event)
             show(event)
 
+        for text in words:
+            listen(Event("message", text))
         ended = _run(driver, work, study, listen, here=evaluate is not None)
         listen(Event("message", ended.reason))
         if ended is not INTERRUPTED:
@@ -166,18 +174,6 @@ def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bo
     return run_processes(source, work, engine.workers, limits, listen)
 
 
-def _refuse(study: Study, material: Material, space: Space) -> None:
-    """Raises for what can be seen to fail before anything runs."""
-    try:
-        lower(material.subject.baseline, material.subject)
-    except StepFailed as error:
-        raise StudyError(f"the baseline cannot be made: {error}") from error
-    for wanted in enqueued(study.enqueue, space):
-        objections = walk(wanted, material.subject).objections
-        if objections:
-            raise StudyError(f"an enqueued configuration is illegal: {'; '.join(objections)}")
-
-
 def _with_possible_rungs(study: Study) -> Study:
     """Samplers that do not read records know one fidelity."""
     if sampler(study.sampler).reads_records or len(study.fidelity.rungs) == 1:
@@ -195,6 +191,7 @@ def _header(study: Study) -> Header:
             "direction": row.direction,
             "resource": row.resource,
             "definition": row.definition,
+            "source": row.source,
         }
         for name, row in table.items()
     }
@@ -219,19 +216,45 @@ def _describe(storage: StudyStorage, study: Study) -> None:
         write_json(storage.folder / "environment.json", environment())
 
 
+def _refuse_other_judge(storage: StudyStorage, evaluate: Evaluate | None) -> None:
+    """Raises where figures of a function and of made models would stand side by side."""
+    judge = "models" if evaluate is None else "function"
+    before = storage.notes.get("judge", judge)
+    if before != judge:
+        raise RunError(
+            f"{storage.folder} was judged by "
+            + ("a function of its user's" if before == "function" else "making models")
+            + "; resume it the same way, `paretune.search(study, run, evaluate=FUNCTION)` or "
+            "`paretune resume`, or give another folder"
+        )
+    storage.note("judge", judge)
+
+
 def _summary(storage: StudyStorage, ended: Done) -> dict[str, Any]:
-    records = [r for r in storage.records.values() if r.purpose == "search"]
-    if not any(r.state == "final" for r in storage.records.values()):
-        failures = [r.failure for r in storage.records.values() if r.failure]
-        if failures:
-            raise WorkFailed(f"no trial succeeded; {failures[0].kind}: {failures[0].message}")
-    states = [record.state for record in records]
+    records = [record for _, record in sorted(storage.records.items())]
+    searched = [record for record in records if record.purpose == "search"]
+    states = [record.state for record in searched]
+    if "final" not in states and ended is not INTERRUPTED:
+        _refuse_failure(records, ended.reason, storage.folder)
     return {
         "run": str(storage.folder),
         "ended": ended.reason,
-        "trials": len(records),
+        "baseline": next((r.state for r in records if r.purpose == "baseline"), None),
+        "trials": len(searched),
         "final": states.count("final"),
         "paused": states.count("paused"),
         "failed": states.count("failed"),
+        "under_way": [record.number for record in records if record.state == "running"],
         "minutes": round(storage.spent_seconds() / 60, 2),
     }
+
+
+def _refuse_failure(records: Sequence[Record], reason: str, folder: Path) -> None:
+    """Raises with the first failure where nothing came of a search but failures."""
+    for record in records:
+        if record.failure is not None:
+            raise WorkFailed(
+                f"no trial succeeded: {reason}; the first failure was trial {record.number}'s "
+                f"({record.failure.kind}): {last_words(record.failure.message)}; "
+                f"`paretune report {folder}` shows them all"
+            )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +23,7 @@ workload:               # the use for which speed and memory are judged
   prompt_tokens: 32
   threads: 1
 
-objectives: [{objectives}]
+objectives: [{quality}, latency_p50, model_bytes]
 # constraints: ["model_bytes <= 40 MB", "{quality} {bound}"]
 
 space:                  # a slot that is left out stays as it is
@@ -48,15 +50,23 @@ def write_template(out: Path, *, task: str, model: str) -> None:
         task, model: filled in as given.
 
     Raises:
-        RunError: something is there already.
+        RunError: something is there already, or there is no such folder.
     """
     if out.exists():
         raise RunError(f"{out} is there already; move it away or choose another --out")
+    if not out.parent.is_dir():
+        raise RunError(f"no folder {out.parent} to write {out.name} in; make it first")
     text = task.lower()
     language = text.removesuffix(".gz").endswith(".txt")
-    quality = "bits_per_byte" if language else "accuracy"
-    bound = "<= 1.05 * baseline" if language else ">= 0.95 * baseline"
-    objectives = f"{quality}, latency_p50, model_bytes"
-    out.write_text(
-        TEMPLATE.format(model=model, task=task, objectives=objectives, quality=quality, bound=bound)
-    )
+    filled = {
+        "model": _scalar(model),
+        "task": _scalar(task),
+        "quality": "bits_per_byte" if language else "accuracy",
+        "bound": "<= 1.05 * baseline" if language else ">= 0.95 * baseline",
+    }
+    out.write_text(TEMPLATE.format(**filled), encoding="utf-8")
+
+
+def _scalar(text: str) -> str:
+    """Text as YAML reads it back: in quotes where it could be taken for something else."""
+    return text if re.fullmatch(r"[A-Za-z./~][\w./~:+@-]*", text) else json.dumps(text)

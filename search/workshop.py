@@ -85,7 +85,7 @@ class Workshop:
             note = self._made.get(node.key) or self._store.cost(node.key)
             if note is None:  # never needed: a stage further on was found
                 continue
-            trains = isinstance(node.step, Train)
+            trains = node.trains
             cached = node.key not in self._made
             rows.append(StageCost(node.key, note.step, note.seconds, trains, cached, node.training))
         return tuple(rows)
@@ -150,7 +150,7 @@ class Workshop:
         if made.paper != node.after:
             raise StepFailed("crashed", f"{node.step.name} made something else than it said")
         seconds = time.perf_counter() - started - self._waited
-        return made, StageCostFacts(seconds, isinstance(node.step, Train), node.training)
+        return made, StageCostFacts(seconds, node.trains, node.training)
 
     def _begin(self, node: Node) -> None:
         self._step = node.step.name
@@ -158,7 +158,7 @@ class Workshop:
 
 
 def _is_kept(node: Node) -> bool:
-    return isinstance(node.step, Train) or bool(node.step.reads & {"train", "calibration"})
+    return node.trains or bool(node.step.reads & {"train", "calibration"})
 
 
 def _batch(items: Items, rows: np.ndarray) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -45,7 +46,7 @@ class Load:
     draws: ClassVar[bool] = True
     reads: ClassVar[frozenset[Reads]] = frozenset({"model"})
 
-    @property
+    @cached_property
     def settings(self) -> Settings:
         """A name for the structure, head included; the weights are what the step reads."""
         return {"profile": digest(self.profile.to_json())}

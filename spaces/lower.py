@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..errors import StepFailed
@@ -19,7 +20,7 @@ from .paper import Paper
 from .profile import Profile
 from .recipe import Recipe
 from .slots import Slot, slots
-from .steps import Change, Deploy, Key, Phase, Step, Train
+from .steps import Change, Key, Phase, Step, kind_of
 from .technique import Targets, Technique
 
 BASELINE_TEACHER = "baseline"
@@ -56,6 +57,13 @@ class Subject:
     def paper(self) -> Paper:
         """The given model, untouched."""
         return Paper(profile=self.profile, recipe=self.recipe)
+
+    @cached_property
+    def teacher(self) -> tuple[Node, ...]:
+        """The nodes that make the baseline's last training, or load the model if it has none."""
+        nodes = lower(self.baseline, self).nodes
+        trains = [i for i, node in enumerate(nodes) if node.trains]
+        return nodes[: trains[-1] + 1] if trains else nodes[:1]
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ class Node:
     after: Paper
     until_step: int | None = None
     training: str | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Gradients flow in it."""
+        return kind_of(type(self.step)) == "train"
 
 
 @dataclass(frozen=True)
@@ -186,23 +199,17 @@ def lower(configuration: Configuration, subject: Subject, rung: int | None = Non
     return Graph(tuple(_nodes(path, subject, len(subject.rungs) - 1 if rung is None else rung)))
 
 
-def teacher_nodes(subject: Subject) -> tuple[Node, ...]:
-    """The nodes that make the baseline's last training (or the given model, if it has none)."""
-    nodes = lower(subject.baseline, subject).nodes
-    trains = [i for i, node in enumerate(nodes) if isinstance(node.step, Train)]
-    return nodes[: trains[-1] + 1] if trains else nodes[:1]
-
-
 def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
     nodes: list[Node] = []
     inputs: tuple[Key, ...] = ()
     trained = False
     for move in path.moves:
         teacher = move.before.recipe.teacher
-        if isinstance(move.step, Train):
+        kind = kind_of(type(move.step))
+        if kind == "train":
             extra: tuple[Key, ...] = ()
             if teacher == BASELINE_TEACHER:
-                made = teacher_nodes(subject)
+                made = subject.teacher
                 nodes = list({node.key: node for node in [*made, *nodes]}.values())
                 extra = (made[-1].key,)
                 move = _with_teacher(move, made[-1].key)
@@ -213,7 +220,7 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
                 nodes.append(replace(node, training=name))
                 inputs = (node.key,)
             trained = True
-        elif isinstance(move.step, Change | Deploy):
+        elif kind in ("change", "deploy"):
             node = _node(move, inputs, subject)
             nodes.append(node)
             inputs = (node.key,)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from itertools import pairwise
+from statistics import pstdev
 from typing import Final, get_args
 
 import numpy as np
@@ -42,6 +43,10 @@ FEATURES: Final = (
     "ffn_missing",
     *(f"attention_{third}" for third in _THIRDS),
     *(f"ffn_{third}" for third in _THIRDS),
+    "attention_spread",
+    "ffn_spread",
+    "attention_last_layer",
+    "ffn_last_layer",
     "kv_share",
     "gated_share",
     *(f"bits_{group}" for group in _STORED),
@@ -129,6 +134,11 @@ def _sizes(
         float(ffn.count(0)),
         *_thirds(attention, width),
         *_thirds(ffn, width),
+        # Layers gain less and less from size: at equal totals the spread tells models apart.
+        pstdev(attention) / width if attention else 0.0,
+        pstdev(ffn) / width if ffn else 0.0,
+        (attention[-1] if attention else 0) / width,
+        (ffn[-1] if ffn else 0) / width,
         sum(kv) / max(1, sum(attention)),
         sum(gated) / max(1, len(gated)),
         *(math.log2(bits.get(group, 32)) for group in _STORED),

@@ -22,8 +22,9 @@ from paretune.reports.page.payload import payload
 from paretune.reports.page.write import page, plotly_compressed
 from paretune.search.run import Run
 from paretune.spaces.configuration import Choice, Configuration
-from report_cases import made_up_run
+from report_cases import header, made_up_run
 
+METRICS = header().metrics
 EVIL = "</script><img src=x onerror=alert(1)>"
 
 
@@ -152,13 +153,25 @@ def test_the_page_marks_limits_and_trials_beyond_them(run):
 @pytest.mark.parametrize(
     "changes",
     [
+        {
+            "metrics": {
+                n: {k: v for k, v in row.items() if k != "source"} for n, row in METRICS.items()
+            }
+        },
         {"records": (), "baseline": None, "reference": None, "confirmations": {}},
         {"baseline": None, "constraints": ()},
         {"records": ()},
         {"constraints": ("accuracy >= 0.999",)},
         {"study": {}, "environment": {}, "refused": {}},
     ],
-    ids=["nothing yet", "no baseline", "only the baseline", "no trial within limits", "no study"],
+    ids=[
+        "metrics of the user's",
+        "nothing yet",
+        "no baseline",
+        "only the baseline",
+        "no trial within limits",
+        "no study",
+    ],
 )
 def test_a_page_is_written_at_every_stage_of_a_search(run, changes):
     assert "</html>" in page(replace(run, **changes))

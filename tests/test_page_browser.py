@@ -136,6 +136,7 @@ def test_its_front_is_that_of_the_tables(opened, run, objectives):
 
 def test_ticking_another_objective_changes_the_front_and_the_address(opened, run):
     page = opened()
+    page.page.click("#objectives summary")
     page.page.check("#objectives input[value=energy]")
     expected = front_json(run, ["accuracy", "latency_p50", "model_bytes", "energy"])
     assert sorted(page.numbers()) == [row["number"] for row in expected["trials"]]

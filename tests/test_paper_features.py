@@ -74,7 +74,11 @@ def test_where_width_lies_moves_the_thirds_only():
     wide = Layer(LAYER.attention, FeedForward(128))
     early = replace(PROFILE, layers=(wide, LAYER, LAYER))
     late = replace(PROFILE, layers=(LAYER, LAYER, wide))
-    assert moved(named(Paper(early)), named(Paper(late))) == {"ffn_first", "ffn_last"}
+    assert moved(named(Paper(early)), named(Paper(late))) == {
+        "ffn_first",
+        "ffn_last",
+        "ffn_last_layer",
+    }
 
 
 def test_an_adapter_shows_its_rank_and_its_parameters():
@@ -101,3 +105,12 @@ def test_slots_and_devices_are_told():
     assert features["changes_plan"] == 1.0
     assert features["changes_recipe"] == 0.0
     assert features["log_devices"] == pytest.approx(math.log(4))
+
+
+def test_models_of_equal_totals_are_told_apart_by_their_spread():
+    narrow, wide = (Layer(LAYER.attention, FeedForward(w)) for w in (32, 96))
+    even = named(Paper(PROFILE))
+    uneven = named(Paper(replace(PROFILE, layers=(narrow, wide, LAYER))))
+    assert even["log_ffn"] == uneven["log_ffn"]
+    assert even["ffn_spread"] == 0.0
+    assert uneven["ffn_spread"] == pytest.approx((2 * 32**2 / 3) ** 0.5 / 32)

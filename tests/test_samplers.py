@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import optuna
@@ -75,6 +76,10 @@ def judged(configuration):
 PROBLEM = Problem(suggest, paper=paper, known={1: size})
 
 
+SMALL = partial(GreyBoxSampler, pool=200)
+"""A small pool: what is tested here does not hang on its size."""
+
+
 def run(make, trials, problem=PROBLEM):
     """A study from nothing; returns it with its configurations."""
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=make(problem, 3))
@@ -119,7 +124,7 @@ def test_an_unknown_sampler_says_the_nearest():
 
 
 def test_the_greybox_sampler_never_asks_twice():
-    _, made = run(GreyBoxSampler, 20)
+    _, made = run(SMALL, 20)
     assert len(set(made)) == 20
 
 
@@ -132,7 +137,7 @@ def test_the_greybox_sampler_beats_chance():
         losses = np.array([judged(c) for c in run(make, 25)[1]])
         return hypervolume(losses, reference)
 
-    assert volume(GreyBoxSampler) > volume(TABLE["random"].make)
+    assert volume(SMALL) > volume(TABLE["random"].make)
 
 
 def test_illegal_and_over_limit_configurations_never_become_trials():
@@ -140,18 +145,18 @@ def test_illegal_and_over_limit_configurations_never_become_trials():
         return paper(configuration) if widths_of(configuration)[0] % 2 == 0 else None
 
     problem = Problem(suggest, paper=legal, known={1: size}, fits=lambda p: size(p) <= 96)
-    for configuration in run(GreyBoxSampler, 15, problem)[1]:
+    for configuration in run(SMALL, 15, problem)[1]:
         assert widths_of(configuration)[0] % 2 == 0
         assert size(paper(configuration)) <= 96
 
 
 def test_the_budget_filters_what_is_asked():
     problem = Problem(suggest, paper=paper, admits=lambda c: widths_of(c)[1] == 3)
-    assert {widths_of(c)[1] for c in run(GreyBoxSampler, 12, problem)[1]} == {3}
+    assert {widths_of(c)[1] for c in run(SMALL, 12, problem)[1]} == {3}
 
 
 def test_the_initial_design_covers_the_quantiles_of_what_is_known():
-    _, made = run(GreyBoxSampler, 8)
+    _, made = run(SMALL, 8)
     sizes = sorted(size(paper(c)) for c in made)
     drawn = {draw(suggest, uniform(rng)).configuration for rng in rngs(400)}
     pool = sorted(size(paper(configuration)) for configuration in drawn)
@@ -222,7 +227,7 @@ def test_any_number_of_objectives_is_searched(objectives):
 
 
 def test_four_parallel_asks_spread():
-    study, made = run(GreyBoxSampler, 10)
+    study, made = run(SMALL, 10)
     for _ in range(4):
         made.append(suggest(study.ask()))
     assert len(set(made)) == 14
@@ -352,8 +357,8 @@ def test_knobs_that_repeat_over_layers_become_totals_and_thirds():
     sample += [{"w_0": 4, "w_1": 3, "w_2": 2, "w_3": 1, "lr": 1e-1, "kind": "b"}]
     numbering = Knobs.of(sample)
     row = numbering.encode(sample[0])
-    assert row == [math.log(1e-3), 1.0, 0.0, 10.0, 1.0, 2.5, 4.0]
-    assert numbering.encode({"kind": "b"}) == pytest.approx([math.log(1e-2), 0, 1, 0, 0, 0, 0])
+    assert row == pytest.approx([math.log(1e-3), 1, 0, 10, 1, 2.5, 4, 1.25**0.5])
+    assert numbering.encode({"kind": "b"}) == pytest.approx([math.log(1e-2), 0, 1] + [0] * 5)
 
 
 def test_columns_that_say_nothing_new_are_left_out():

@@ -259,6 +259,13 @@ def test_without_a_reference_point_there_is_no_curve_but_a_reason(run):
     assert "initial design" in curve.reason
 
 
+def test_trials_without_times_still_give_a_curve_over_trials(run):
+    untimed = tuple(replace(record, started=None, finished=None) for record in run.records)
+    curve = growth(replace(run, records=untimed))
+    assert curve.share
+    assert curve.seconds == ()
+
+
 def test_shared_stages_are_counted_with_the_seconds_that_they_saved(run):
     shared = sharing(run)
     records = [

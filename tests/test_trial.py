@@ -14,7 +14,7 @@ from paretune.search.subject import load_material
 from paretune.search.trial import Laboratory, TrialWork
 from paretune.spaces.configuration import Choice, Configuration
 
-FULL = Choice.of("full", learning_rate=5e-4)
+FULL = Choice.of("full", learning_rate=1e-4)
 
 
 def write_task(path: Path, rows: int = 160) -> Path:

@@ -19,7 +19,7 @@ from .proof import Proof
 
 LOGITS: Final = 1e-4
 AGREEMENT: Final = 0.98
-POINTS: Final = 0.01
+POINTS: Final = 0.01 + 1e-9  # exactly one point, whatever its binary fraction
 PERPLEXITY: Final = 0.01
 NOT_JUDGED: Final = -100
 

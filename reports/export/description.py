@@ -94,6 +94,7 @@ def read_description(folder: Path) -> Description:
         text = path.read_text(encoding="utf-8")
         body: dict[str, Any] = json.loads(text)
         layout, said = body.pop("layout"), body.pop("digest")
+        written = said == digest(body) and text == _text(body)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise VerificationFailed(f"{path} is damaged ({error}); export it anew") from error
     if layout != LAYOUT:
@@ -101,7 +102,7 @@ def read_description(folder: Path) -> Description:
             f"{path} has layout {layout!r}, this version reads {LAYOUT}; use the version of "
             "paretune that wrote it, or export it anew"
         )
-    if text != _text(body) or said != digest(body):
+    if not written:
         raise VerificationFailed(f"{path} is not what was written; export it anew")
     tuples = {name: tuple(body[name]) for name in ("labels", "remarks")}
     return Description(**{**body, **tuples})

@@ -52,7 +52,7 @@ def export_trial(run: Path, trial: str, to: Path, format_: str | None) -> Mappin
         BadRequest: no such trial, a folder that is not empty, a format that cannot hold it.
         VerificationFailed: the folder is not what was searched; nothing is left of it.
     """
-    to = Path(to)
+    to = Path(to).absolute()
     refuse_occupied(to)
     target = None if format_ is None else target_of(format_)
     read = read_run(Path(run))
@@ -66,7 +66,7 @@ def export_trial(run: Path, trial: str, to: Path, format_: str | None) -> Mappin
         described = replace(described, proved=found)
         write_card(folder, described)
         described = write_description(folder, described)
-        _into_place(folder, to)
+        os.replace(folder, to)  # onto a folder this succeeds only while that is empty
     return summary(to, described, found)
 
 
@@ -248,7 +248,7 @@ def _json(figures: Mapping[str, Measurement]) -> dict[str, Any]:
 @contextmanager
 def _beside(to: Path) -> Iterator[Path]:
     """An empty folder on the same disk, gone in the end whatever happened."""
-    folder = to.absolute().parent / f".{to.name}.{os.getpid()}.part"
+    folder = to.parent / f".{to.name}.{os.getpid()}.part"
     try:
         folder.mkdir(parents=True)
         yield folder
@@ -258,11 +258,6 @@ def _beside(to: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _into_place(folder: Path, to: Path) -> None:
-    # Renaming onto a folder succeeds only while that is empty.
-    os.replace(folder, to)
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -59,10 +59,10 @@
   const seconds = (amount) => (amount >= 5400 ? `${significant(amount / 3600)} h` : amount >= 90 ? `${significant(amount / 60)} min` : `${significant(amount, 2)} s`);
 
   // ---------------------------------------------------------------- state
+  const first = data.objectives.find((name) => metrics[name].resource !== "quality") ?? data.objectives[0] ?? names[0];
+  const others = [...data.objectives, ...names].filter((name) => name !== first);
   const initial = {
-    x: data.objectives.find((name) => metrics[name].resource !== "quality") ?? names[0],
-    y: data.objectives.find((name) => metrics[name].resource === "quality") ?? data.objectives[1] ?? names[1] ?? names[0],
-    lx: "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
+    x: first, y: others.find((name) => metrics[name].resource === "quality") ?? others[0] ?? first, lx: "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
     q: "", f: "", a: "", k: "objectives", by: "", d: "1",
   };
   initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y) ?? "";
@@ -194,9 +194,13 @@
   }
 
   function marks(rows) {
-    const label = (i, text, symbol, name, position) => i !== undefined && rows.includes(i)
+    // the text stands on the side where there is room
+    const xs = rows.map((i) => shown(state.x, i));
+    const middle = (Math.min(...xs) + Math.max(...xs)) / 2;
+    const side = (i) => (shown(state.x, i) < middle ? "right" : "left");
+    const label = (i, text, symbol, name, level) => i !== undefined && rows.includes(i)
       ? points(text, [i], { symbol, size: 15, color: colour(name), line: { color: colour("surface"), width: 1.5 } },
-        { mode: "markers+text", text: [text], textposition: position, textfont: { color: colour("ink") } })
+        { mode: "markers+text", text: [text], textposition: `${level} ${side(i)}`, cliponaxis: false, textfont: { color: colour("ink") } })
       : null;
     const start = [state.x, state.y].map((name) => (data.reference?.[name] === undefined ? null : data.reference[name] / metrics[name].size));
     const cross = {
@@ -205,8 +209,8 @@
     };
     return [
       points("knee", rows.filter((i) => i === knee), { symbol: "square-open", size: 18, color: colour("purple"), line: { width: 2 } }),
-      label(baseline, "baseline", "diamond", "vermillion", "top left"),
-      label(recommended, "recommended", "star", "green", "bottom right"),
+      label(baseline, "baseline", "diamond", "vermillion", "top"),
+      label(recommended, "recommended", "star", "green", "bottom"),
       cross,
     ].filter(Boolean);
   }
@@ -272,7 +276,7 @@
     if (reason) return;
     const long = times[times.length - 1] > 7200;
     const plots = [["by-trials", counts, "trials judged"], ["by-seconds", times.map((s) => s / (long ? 3600 : 60)), long ? "hours" : "minutes"]];
-    for (const [id, x, text] of plots) {
+    for (const [id, x, text] of plots.filter(([, x]) => x.length)) {
       const line = { type: "scatter", mode: "lines", x, y: share, line: { shape: "hv", color: colour("blue"), width: 2 }, hovertemplate: "%{y:.3f} at %{x:.3s}<extra></extra>" };
       const plain = { gridcolor: colour("line"), zeroline: false, rangemode: "tozero" };
       window.Plotly.react($(id), [line], layout({
@@ -445,7 +449,7 @@
   function figureRow(name, i) {
     const [mine, theirs] = [value(name, i), baseline === undefined ? null : value(name, baseline)];
     const apart = mine !== null && theirs && i !== baseline ? mine / theirs - 1 : null;
-    const text = apart === null ? "" : metrics[name].label === "%"
+    const text = apart === null ? "" : apart === 0 ? "same" : metrics[name].label === "%"
       ? `${signed((mine - theirs) / metrics[name].size)} points` : Math.abs(apart) >= 1 ? `${significant(mine / theirs, 2)} ×` : `${signed(100 * apart)} %`;
     const counts = apart !== null && Math.abs(mine - theirs) / metrics[name].size > Math.hypot(half(name, i), half(name, baseline));
     const verdict = !counts ? "quiet" : (apart < 0) === (metrics[name].sign > 0) ? "better" : "worse";
@@ -527,16 +531,14 @@
       if (!now.length) { event.target.checked = true; return; } // a front needs an objective
       set({ o: now.length === data.objectives.length && now.every((n) => data.objectives.includes(n)) ? initial.o : now.join(",") });
     };
-    $("objectives").append(...names.map((name) =>
-      el("label", { class: "chip" }, el("input", { type: "checkbox", value: name, checked: chosen().includes(name), onchange: toggle(name) }), metrics[name].title)));
+    const box = (name) => el("input", { type: "checkbox", value: name, checked: chosen().includes(name), onchange: toggle(name) });
+    const chip = (name) => el("label", { class: "chip" }, box(name), metrics[name].title);
+    const rest = names.filter((name) => !data.objectives.includes(name));
+    const more = el("details", { open: rest.some((name) => chosen().includes(name)) }, el("summary", {}, "other figures"), rest.map(chip));
+    $("objectives").append(...data.objectives.map(chip), ...(rest.length ? [more] : []));
   }
 
-  function download(name, type, text) {
-    const link = el("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  }
-
+  const download = (name, type, text) => el("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name }).click();
   /** A figure as the command line's JSON writes it, without conditions. */
   const figure = (name, i) => (value(name, i) === null ? { value: null, reason: note(name, i) }
     : { value: value(name, i), source: source(name, i), ...(figures[name].stderr[i] === null ? {} : { stderr: figures[name].stderr[i] }) });
@@ -569,10 +571,8 @@
     $("clear").onclick = () => { filters.clear(); update(); };
     $("csv").onclick = () => download(`${data.study}.csv`, "text/csv", asCsv());
     $("json").onclick = () => download(`${data.study}.json`, "application/json", asJson());
-    for (const button of document.querySelectorAll("[data-select]")) button.onclick = () => {
-      select(places.get(Number(button.dataset.select)));
-      $("plot").scrollIntoView();
-    };
+    const show = (event) => { select(places.get(Number(event.target.dataset.select))); $("plot").scrollIntoView(); };
+    for (const button of document.querySelectorAll("[data-select]")) button.onclick = show;
     addEventListener("keydown", keys);
     dark.addEventListener("change", () => window.Plotly && [drawPlot, drawGrowth].forEach((draw) => draw()));
   }

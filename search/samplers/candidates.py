@@ -19,7 +19,7 @@ from ...spaces.paper import Paper
 from ...spaces.paper_features import paper_features
 from .encoding import Knobs, Scaling, flat
 from .observations import Observation
-from .pool import Choose, Draw, crossed, draw, mutated, structured, uniform
+from .pool import Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
 from .problem import Memory, Problem
 
 Array = NDArray[np.float64]
@@ -124,9 +124,10 @@ class Candidates:
         Each stratum holds as many candidates of the pool; the emptiest one is served, by the one
         of a few candidates that lies farthest from what was asked before.
         """
-        pool = self._open(self._random(SAMPLE * 2, 0), asked) or self.pool(
-            SAMPLE, 0, [], asked, rng
-        )
+        pool = self._open(self._random(SAMPLE * 2, 0), asked)
+        if len(pool) < initial:
+            seen = [trial.drawn.params for trial in asked_before]
+            pool = self.pool(SAMPLE, 0, [], seen, asked, rng)
         order = self._ordering(pool)
         edges = np.quantile(order, np.linspace(0, 1, initial + 1)[1:-1])
         before = self.looked(asked_before)
@@ -146,16 +147,22 @@ class Candidates:
         size: int,
         turn: int,
         parents: Sequence[Mapping[str, Any]],
+        seen: Sequence[Mapping[str, Any]],
         asked: frozenset[Hashable],
         rng: np.random.Generator,
     ) -> list[Candidate]:
-        """Candidates for one ask: random ones, and ones around the parents.
+        """Candidates for one ask: random ones, ones around the parents, and siblings.
+
+        A sibling takes whole groups of knobs from a trial that was made: what that trial was
+        trained for then costs nothing, and a budget of trainings admits it.
 
         Raises:
             NothingLeft: none is legal, admitted and new.
         """
         random = self._random(size * 6 // 10, 1 + turn // BLOCK_LIFE)
         near = self.varied(parents, size * 4 // 10, asked, rng) if parents else []
+        if seen and self._problem.admits is not None:
+            near += self._drawn(_siblings(seen, size * 4 // 10, rng))
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)
         if not pool:
@@ -242,6 +249,13 @@ def _children(
             yield crossed(parents[first], parents[second], rng)
         else:
             yield mutated(parents[first], rng)
+
+
+def _siblings(
+    seen: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator
+) -> Iterable[Choose]:
+    for _ in range(count):
+        yield regrouped(seen[int(rng.integers(len(seen)))], rng)
 
 
 def _signed_log(value: float) -> float:

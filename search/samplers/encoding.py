@@ -2,7 +2,7 @@
 
 Knobs are numbered by what a fixed sample of the space shows: numbers as they are (logarithms where
 they span a decade), names one-hot, inactive knobs in the middle. Numbers that repeat over layers
-become totals and means per third of the depth: the model depends on how much, hardly on where.
+become totals, means per third of the depth, and their spread: how much, roughly where, how evenly.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import pstdev
 from typing import Any
 
 import numpy as np
@@ -138,4 +139,5 @@ def _scale(values: set[Any]) -> tuple[bool, float]:
 def _totals(values: list[float]) -> list[float]:
     cuts = [round(i * len(values) / 3) for i in range(4)]
     parts = [values[low:high] for low, high in pairwise(cuts)]
-    return [sum(values), *(sum(part) / len(part) if part else 0.0 for part in parts)]
+    thirds = [sum(part) / len(part) if part else 0.0 for part in parts]
+    return [sum(values), *thirds, pstdev(values) if values else 0.0]

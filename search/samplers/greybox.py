@@ -142,7 +142,8 @@ class GreyBoxSampler(BaseSampler):
         expected = outlook(seen, self._candidates, reference, caps, signs, initial)
         weights = rng.dirichlet(np.ones(len(signs)))
         parents = expected.rivals.parents()
-        pool = self._candidates.pool(self._pool, len(seen), parents, asked, rng)
+        made = [trial.drawn.params for trial in seen if not trial.baseline]
+        pool = self._candidates.pool(self._pool, len(seen), parents, made, asked, rng)
         scores = expected.score(pool, weights)
         for _ in range(ROUNDS):
             best = np.argsort(-scores, kind="stable")[:REFINED]

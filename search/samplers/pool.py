@@ -165,6 +165,25 @@ def crossed(a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator
     return choose
 
 
+def regrouped(parent: Mapping[str, Any], rng: np.random.Generator) -> Choose:
+    """Whole groups of parameters from a parent, the others anew.
+
+    A group is what stands before the first dot of a name: in a study of this package, a slot.
+    """
+    anew, share = structured(rng), float(rng.choice([0.3, 0.6, 0.9]))
+    kept: dict[str, bool] = {}
+
+    def choose(name: str, distribution: BaseDistribution) -> Any:
+        group = name.partition(".")[0]
+        if group not in kept:
+            kept[group] = bool(rng.random() < share)
+        if kept[group] and name in parent and _holds(distribution, parent[name]):
+            return parent[name]
+        return anew(name, distribution)
+
+    return choose
+
+
 def repeated(params: Mapping[str, Any]) -> Choose:
     """The values of a trial that was asked before.
 

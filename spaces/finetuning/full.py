@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ..configuration import Settings
-from ..hyperparameter import Hyperparameter
+from ..hyperparameter import Hyperparameter, Real
 from ..paper import Paper
 from ..profile import Profile
 from ..steps import Step
 from ..technique import Targets
 from ..training import FinetuneStep
-from .selection import Select, learning_rate
+from .selection import Select
 
 
 class Full:
@@ -25,7 +25,7 @@ class Full:
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """The learning rate; its usual peak falls with the width (arXiv 2203.03466)."""
-        return (learning_rate(usual_peak(paper.profile.width)),)
+        return (Real("learning_rate", 2e-6, 2e-3, usual_peak(paper.profile.width), log=True),)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """None: what there is can train."""

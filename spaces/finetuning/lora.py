@@ -52,7 +52,8 @@ class Lora:
             Integer("rank", 2, 64, 8, log=True),
             Real("alpha_ratio", 0.5, 4.0, 2.0, log=True),
             OneOf("targets", tuple(TARGETS), "attention-qv", ordered=True),
-            learning_rate(5e-4),
+            # Measured with a width of 384, rank 8, 225 steps: 5e-4 reached .530, 2e-3 .565.
+            learning_rate(1e-3),
             MERGE,
         )
 

@@ -22,6 +22,9 @@ from .packing import pack_int8, unpack_int4
 _TOKENS = 128
 """Tokens multiplied at a time: more leave the cache between one pass and the next (2 x slower)."""
 
+_ROWS = 64
+"""Int4 rows turned into int8 ones at a time."""
+
 
 class Int8Linear(nn.Module):
     """A linear map from int8 rows.
@@ -63,9 +66,17 @@ class Int8Linear(nn.Module):
 def int8_from_int4(
     pairs: Tensor, scale: Tensor, zero: Tensor, columns: int
 ) -> tuple[Tensor, Tensor]:
-    """Int8 rows and their scales from packed int4 rows of `columns` weights."""
-    parts = pack_int8(unpack_int4(pairs, scale, zero)[:, :columns])
-    return parts["int8"], parts["scale"]
+    """Int8 rows and their scales from packed int4 rows of `columns` weights.
+
+    A few rows at a time: whole matrices in fp32 would stand in memory longer than they are needed.
+    """
+    values = torch.empty(len(pairs), columns, dtype=torch.int8)
+    steps = torch.empty(len(pairs))
+    for start in range(0, len(pairs), _ROWS):
+        part = slice(start, start + _ROWS)
+        rows = pack_int8(unpack_int4(pairs[part], scale[part], zero[part])[:, :columns])
+        values[part], steps[part] = rows["int8"], rows["scale"]
+    return values, steps
 
 
 class Int8Table(nn.Module):

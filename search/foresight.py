@@ -1,0 +1,186 @@
+"""Foresight: what of a study can be seen to fail before anything runs or is stored.
+
+A metric that can have no figure here, a space without a legal configuration, limits that nothing in
+the space can keep as far as paper knows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from ..errors import StepFailed, StudyError
+from ..evaluators.catalogue import metrics
+from ..evaluators.devices.here import processor
+from ..evaluators.metric import Evidence, Metric, Power, Predictions, StageCost, Timings
+from ..spaces.configuration import Configuration
+from ..spaces.lower import lower, walk
+from ..spaces.paper import Paper, Workload
+from ..spaces.space import Space
+from ..spaces.task import TaskKind
+from .limits import Limit
+from .study import Study
+from .study_checks import enqueued
+from .subject import Material
+
+DRAWS: Final = (50, 2000)
+"""Configurations sampled before limits count as impossible; the second only if the first fail."""
+
+NEVER_BELOW: Final = {"model_bytes": "payload_bytes"}
+"""Metrics that must be built, and what paper knows them never to be below."""
+
+
+def refuse_hopeless(study: Study, material: Material, space: Space, *, judged: bool) -> None:
+    """Passes when a search of the study could come to something.
+
+    Args:
+        study, material: as loaded.
+        space: of the study, on its model.
+        judged: a function of the user's gives the figures, whatever they are.
+
+    Raises:
+        StudyError: the baseline cannot be made, an objective or limit can have no figure, an
+            enqueued configuration is illegal, or nothing in the space is admissible.
+    """
+    try:
+        lower(material.subject.baseline, material.subject)
+    except StepFailed as error:
+        raise StudyError(f"the baseline cannot be made: {error}") from error
+    if not judged:
+        _refuse_unanswerable(study, material)
+    for wanted in enqueued(study.enqueue, space):
+        objections = walk(wanted, material.subject).objections
+        if objections:
+            raise StudyError(f"an enqueued configuration is illegal: {'; '.join(objections)}")
+    _refuse_empty(study, material, space)
+
+
+def fits(limits: Sequence[Limit], workload: Workload) -> Callable[[Paper], bool]:
+    """Whether a candidate on paper may keep every limit, as far as paper knows."""
+    known = paper_bounds(limits, workload)
+    return lambda paper: all(limit.holds(value(paper)) for limit, value in known)
+
+
+def paper_bounds(
+    limits: Sequence[Limit], workload: Workload
+) -> list[tuple[Limit, Callable[[Paper], float]]]:
+    """The closed limits that paper can judge, each with the figure that it judges by."""
+    table, known = metrics(), []
+    for limit in limits:
+        below = NEVER_BELOW.get(limit.metric) if limit.upper else None
+        metric = table.get(below or limit.metric)
+        if metric is not None and metric.needs == "paper" and not limit.open:
+            known.append((limit, on_paper(metric, workload)))
+    return known
+
+
+def on_paper(metric: Metric, workload: Workload) -> Callable[[Paper], float]:
+    """A metric that needs no more than paper, as a function of paper."""
+
+    def value(paper: Paper) -> float:
+        figure = metric.evaluate(Evidence(paper, workload)).value
+        assert figure is not None, f"{metric.name} says that it needs only paper"
+        return figure
+
+    return value
+
+
+def unanswerable(
+    metric: Metric, paper: Paper, workload: Workload, kind: TaskKind, study: Study
+) -> str | None:
+    """Why a trial's metric has no figure even when all goes well; None: it has one.
+
+    The metric is asked with evidence made up to be complete.
+    """
+    samples = (0.1,) * 100
+    evidence = Evidence(
+        paper=replace(paper, runtime=paper.runtime or "eager"),
+        workload=workload,
+        files={"model": 1},
+        timings=Timings(
+            samples,
+            0,
+            processor(),
+            samples if workload.output_tokens else (),
+            samples if workload.output_tokens > 1 else (),
+        ),
+        power=Power(1.0, "modelled", "made up", 0.1),
+        predictions=_made_up(kind),
+        stages=(StageCost("", "train", 1.0, True, False, ""),),
+        settings={**study.settings.given(), "item_tokens": study.task.max_length},
+        training_papers=(paper,),
+    )
+    figure = metric.evaluate(evidence)
+    return figure.reason if figure.value is None else None
+
+
+def _made_up(kind: TaskKind) -> Predictions:
+    items = np.arange(2)
+    if kind == "classification":
+        return Predictions(items, labels=items, logits=np.eye(2))
+    ones = np.ones(2)
+    return Predictions(items, nll=ones, tokens=ones, text_bytes=ones)
+
+
+def _refuse_unanswerable(study: Study, material: Material) -> None:
+    table, kind = metrics(), material.task.kind
+    asked = [*study.objectives, *(limit.metric for limit in study.limits())]
+    paper, workload = material.subject.paper, study.workload.spec()
+    reasons = {n: unanswerable(table[n], paper, workload, kind, study) for n in table}
+    answered = ", ".join(name for name, reason in reasons.items() if reason is None)
+    for name in asked:
+        if name not in table:
+            raise StudyError(
+                f"{name} is a metric of the study's own, and nothing gives it a figure; search "
+                "from Python with `paretune.search(study, run, evaluate=FUNCTION)`"
+            )
+        if reasons[name] is not None:
+            verb = "searched for" if name in study.objectives else "limited"
+            raise StudyError(
+                f"{name} cannot be {verb} in this {kind} task: {reasons[name]}; "
+                f"metrics that have figures here: {answered}"
+            )
+
+
+def _refuse_empty(study: Study, material: Material, space: Space) -> None:
+    """Raises where a large sample of the space holds nothing that may become a trial."""
+    known = paper_bounds(study.limits(), study.workload.spec())
+    for count in DRAWS:
+        legal, objections = _sampled(space, material, count, study.seed)
+        if any(all(limit.holds(value(p)) for limit, value in known) for p in legal):
+            return
+    if not legal:
+        reasons = "; ".join(reason for reason, _ in objections.most_common(3))
+        raise StudyError(
+            f"none of {count} sampled configurations of the space is legal: {reasons}; widen it"
+        )
+    for limit, value in known:
+        values = [value(paper) for paper in legal]
+        best = min(values) if limit.upper else max(values)
+        if not limit.holds(best):
+            raise StudyError(
+                f"nothing in the space keeps {limit.text!r}: of {len(legal)} sampled "
+                f"configurations the nearest has {best:.6g}; widen the limit or the space"
+            )
+    texts = " and ".join(repr(limit.text) for limit, _ in known)
+    raise StudyError(
+        f"none of {len(legal)} sampled configurations keeps {texts} together; widen one of them"
+    )
+
+
+def _sampled(
+    space: Space, material: Material, count: int, seed: int
+) -> tuple[list[Paper], Counter[str]]:
+    objections: Counter[str] = Counter()
+    legal = []
+    drawn: dict[str, Configuration] = {c.digest: c for c in space.sample(count, seed)}
+    for configuration in drawn.values():
+        path = walk(configuration, material.subject)
+        objections.update(path.objections)
+        if not path.objections:
+            legal.append(path.paper)
+    return legal, objections
