@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import BadRequest, ModelError
 from ..evaluators.compute.backward import training_step_flops
 from ..spaces.families import family_of
-from ..spaces.models import inspect_model
+from ..spaces.models import model_config
 from ..spaces.paper import Workload
 from ..spaces.profile import Format, Group, Head, Profile, decode_flops, forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
@@ -142,7 +142,7 @@ def _config(model: str) -> Mapping[str, Any]:
     if not path.is_file():
         if path.suffix == ".json":
             raise ModelError(f"no file {path}; give a config.json, its folder, or a hub id")
-        return inspect_model(model).config
+        return model_config(model)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

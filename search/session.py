@@ -235,7 +235,7 @@ def _summary(storage: StudyStorage, ended: Done) -> dict[str, Any]:
     searched = [record for record in records if record.purpose == "search"]
     states = [record.state for record in searched]
     if "final" not in states and ended is not INTERRUPTED:
-        _refuse_failure(records, ended.reason, storage.folder)
+        _refuse_failure(records, storage.folder)
     return {
         "run": str(storage.folder),
         "ended": ended.reason,
@@ -249,12 +249,12 @@ def _summary(storage: StudyStorage, ended: Done) -> dict[str, Any]:
     }
 
 
-def _refuse_failure(records: Sequence[Record], reason: str, folder: Path) -> None:
+def _refuse_failure(records: Sequence[Record], folder: Path) -> None:
     """Raises with the first failure where nothing came of a search but failures."""
     for record in records:
         if record.failure is not None:
+            whose = "the baseline" if record.purpose == "baseline" else f"trial {record.number}"
             raise WorkFailed(
-                f"no trial succeeded: {reason}; the first failure was trial {record.number}'s "
-                f"({record.failure.kind}): {last_words(record.failure.message)}; "
-                f"`paretune report {folder}` shows them all"
+                f"no trial succeeded; {whose} failed first ({record.failure.kind}): "
+                f"{last_words(record.failure.message)}; `paretune report {folder}` shows all"
             )

@@ -175,6 +175,8 @@ def _problem(details: ErrorDetails) -> Problem:
         return Problem(path, f"unknown key; {hint}allowed here: {', '.join(allowed)}")
     if details["type"] == "missing":
         return Problem(path, "is missing")
+    if details["type"] == "too_short":
+        return Problem(path, "is empty; it needs at least one")
     if details["type"] == "value_error":
         return Problem(path, str(details["ctx"]["error"]))
     wanted = details["msg"].removeprefix("Input should be ")

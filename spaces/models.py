@@ -76,6 +76,20 @@ def inspect_model(
     return _source(folder, config, allow_pickle)
 
 
+def model_config(source: str, *, revision: str | None = None) -> Mapping[str, Any]:
+    """A model's config.json alone: no weights are looked for, and no code of its own is run.
+
+    Args:
+        source: a local folder, or a hub id.
+        revision: branch, tag or commit on the hub; None: its main branch.
+
+    Raises:
+        ModelError: it is not there, or is of a family not supported.
+    """
+    folder = _folder(source, revision) or _download(source, revision, ("config.json",))
+    return _config(folder, trust_remote_code=True)
+
+
 def profile_of(
     source: ModelSource, task_kind: TaskKind, outputs: int, *, pad_token_id: int | None = None
 ) -> Profile:

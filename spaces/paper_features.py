@@ -8,9 +8,9 @@ Raise `FEATURES_VERSION` when the list or a meaning changes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from statistics import pstdev
 from typing import Final, get_args
 
 import numpy as np
@@ -84,6 +84,18 @@ def paper_features(configuration: Configuration, paper: Paper) -> NDArray[np.flo
     return np.array([*structure, *_training(recipe), devices, *slots])
 
 
+def spread(sizes: Sequence[float]) -> float:
+    """Standard deviation of a whole population; 0 for none. `statistics` is 30 x slower.
+
+    >>> spread([1, 3])
+    1.0
+    """
+    if not sizes:
+        return 0.0
+    mean = sum(sizes) / len(sizes)
+    return math.sqrt(sum((size - mean) ** 2 for size in sizes) / len(sizes))
+
+
 def _structure(profile: Profile) -> tuple[float, ...]:
     # `extra` may be long and never enters: without it the memory is keyed by what is used.
     return _sizes(
@@ -135,8 +147,8 @@ def _sizes(
         *_thirds(attention, width),
         *_thirds(ffn, width),
         # Layers gain less and less from size: at equal totals the spread tells models apart.
-        pstdev(attention) / width if attention else 0.0,
-        pstdev(ffn) / width if ffn else 0.0,
+        spread(attention) / width,
+        spread(ffn) / width,
         (attention[-1] if attention else 0) / width,
         (ffn[-1] if ffn else 0) / width,
         sum(kv) / max(1, sum(attention)),

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ...evaluators.measurement import Measurement
 from ...spaces.configuration import Configuration
-from ..words import SLOT_TITLES, choice_in_words, figure_in_words, title
+from ..words import PROPER, SLOT_TITLES, choice_in_words, figure_in_words, title
 from .description import Description
 from .targets import target_of
 
@@ -61,10 +61,11 @@ def _about(described: Description) -> str:
     task = described.task
     labels = f" into {', '.join(described.labels)}" if described.labels else ""
     purpose = "classifies text" if described.labels else "models language"
+    runtime = PROPER.get(described.runtime, described.runtime)
     said = (
         f"A model that {purpose}{labels}, texts of at most {task['max_length']} tokens. paretune "
         f"found it for the task `{task['name']}`, starting from "
-        f"`{shared_name(described.base['id'])}`; it ran on {described.runtime}."
+        f"`{shared_name(described.base['id'])}`; it ran on {runtime}."
     )
     return " ".join([said, *described.remarks])
 
@@ -78,14 +79,8 @@ def _configuration(described: Description) -> str:
 
 def _figures(described: Description) -> str:
     rows = ["| figure | this trial | baseline | source |", "|---|---|---|---|"]
-    for name, data in described.figures.items():
-        if data["value"] is not None:
-            baseline = _cell(described.baseline.get(name))
-            rows.append(f"| {title(name)} | {_cell(data)} | {baseline} | {data['source']} |")
-    rows += [
-        f"| {title(name)}, test split | {_cell(data)} | | {data['source']} |"
-        for name, data in described.test.items()
-    ]
+    rows += _rows("", described.figures, described.baseline)
+    rows += _rows(", test split", described.test, described.baseline_test)
     load = described.workload
     said = (
         f"± is a 95 % interval. Quality is of the validation split, on which the trial was chosen"
@@ -94,6 +89,14 @@ def _figures(described: Description) -> str:
         f"{described.made_with['processor']}."
     )
     return "\n".join([*rows, "", said])
+
+
+def _rows(where: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    known = {name: data for name, data in ours.items() if data["value"] is not None}
+    return [
+        f"| {title(name)}{where} | {_cell(data)} | {_cell(theirs.get(name))} | {data['source']} |"
+        for name, data in known.items()
+    ]
 
 
 def _cell(data: Mapping[str, Any] | None) -> str:
@@ -108,8 +111,8 @@ def _proof(described: Description) -> str:
     return (
         f"Before this folder was handed over, a fresh process loaded it with "
         f"{described.proved['proved_in']} and asked it {found['items']} validation items: "
-        f"{found['agreement']:.1%} of the answers are those of the searched model, {quality} is "
-        f"{found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), answers differ by "
+        f"{100 * found['agreement']:.4g} % of the answers are those of the searched model, "
+        f"{quality} is {found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), answers differ by "
         f"at most {found['largest_difference']:.2g}; median latency was "
         f"{found['latency_p50_ms']:.3g} ms, its files have {found['model_bytes']:,} bytes. "
         "`paretune verify .` repeats this."

@@ -38,8 +38,9 @@ class Description:
         workload: for which speed was and is measured.
         options: what opening needs that the files do not say.
         remarks: where it differs from what was searched.
-        figures, baseline, test: Measurements by metric: of the trial on the validation split, of
-            the baseline, of the trial on the test split (empty where it was not confirmed).
+        figures, baseline: Measurements by metric, on the validation split, of the trial and of the
+            run's baseline.
+        test, baseline_test: the same on the test split; empty where it was not confirmed.
         made_with: versions and processor of the proof before handing over.
         proved: figures of that proof.
         files: bytes and SHA-256 of every other file, by relative name.
@@ -62,6 +63,7 @@ class Description:
     figures: Mapping[str, Any]
     baseline: Mapping[str, Any]
     test: Mapping[str, Any]
+    baseline_test: Mapping[str, Any]
     made_with: Mapping[str, str]
     proved: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]

@@ -197,7 +197,7 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
     piece = Piece(other, paper, material.task, work.laboratory.study.model, material.source.path)
     written = target.write(piece, folder)
     save_proof(folder, proof)
-    task = material.task
+    task, baseline = material.task, work.run.baseline
     return write_description(
         folder,
         Description(
@@ -224,8 +224,9 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
             options=written.options,
             remarks=written.remarks,
             figures=_json(work.record.measurements),
-            baseline=_json(work.run.baseline.measurements if work.run.baseline else {}),
+            baseline=_json(baseline.measurements if baseline else {}),
             test=_json(confirmed_quality(work.run, work.record.number)),
+            baseline_test=_json(confirmed_quality(work.run, baseline.number) if baseline else {}),
             made_with=made_with(work.workload.threads),
             proved={},
             files={},

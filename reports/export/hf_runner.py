@@ -13,12 +13,7 @@ import transformers
 
 from ...errors import VerificationFailed
 from ...spaces.task import Batch, TaskKind
-
-AUTO = {
-    "classification": "AutoModelForSequenceClassification",
-    "language-modelling": "AutoModelForCausalLM",
-}
-"""The class that loads a model, by what it answers."""
+from .usage import AUTO
 
 
 class HfRunner:

@@ -95,7 +95,7 @@ def _options(piece: Piece) -> dict[str, Any]:
 def _base_tensors(piece: Piece, options: Mapping[str, Any]) -> dict[str, Tensor]:
     import transformers
 
-    from .hf_runner import AUTO
+    from .usage import AUTO
 
     auto = getattr(transformers, AUTO[piece.paper.profile.head.kind])
     module = auto.from_pretrained(

@@ -10,6 +10,8 @@ AUTO: Final = {
     "classification": "AutoModelForSequenceClassification",
     "language-modelling": "AutoModelForCausalLM",
 }
+"""The transformers class that loads a model, by what it answers."""
+
 _ENCODE: Final = '"some text", return_token_type_ids=False, truncation=True, max_length={length}'
 
 

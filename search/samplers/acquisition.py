@@ -34,7 +34,7 @@ def open_boxes(front: Array, reference: Array) -> tuple[Array, Array]:
 
     >>> low, high = open_boxes(np.array([[1.0, 1.0]]), np.array([2.0, 2.0]))
     >>> high.tolist()
-    [[1.0, 2.0], [2.0, 1.0]]
+    [[2.0, 1.0], [1.0, 2.0]]
     """
     inside = front[(front < reference).all(axis=1)]
     rows = np.unique(inside[non_dominated(inside)], axis=0) if len(inside) else inside

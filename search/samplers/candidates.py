@@ -159,10 +159,10 @@ class Candidates:
         Raises:
             NothingLeft: none is legal, admitted and new.
         """
-        random = self._random(size * 6 // 10, 1 + turn // BLOCK_LIFE)
-        near = self.varied(parents, size * 4 // 10, asked, rng) if parents else []
+        random = self._random(size * 7 // 10, 1 + turn // BLOCK_LIFE)
+        near = self.varied(parents, size * 3 // 10, asked, rng) if parents else []
         if seen and self._problem.admits is not None:
-            near += self._drawn(_siblings(seen, size * 4 // 10, rng))
+            near += self._drawn(_siblings(seen, size * 3 // 10, rng))
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)
         if not pool:

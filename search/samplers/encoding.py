@@ -13,13 +13,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import pstdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...spaces.configuration import Configuration
+from ...spaces.paper_features import spread
 from .pool import Draw, stem
 
 Array = NDArray[np.float64]
@@ -140,4 +140,4 @@ def _totals(values: list[float]) -> list[float]:
     cuts = [round(i * len(values) / 3) for i in range(4)]
     parts = [values[low:high] for low, high in pairwise(cuts)]
     thirds = [sum(part) / len(part) if part else 0.0 for part in parts]
-    return [sum(values), *thirds, pstdev(values) if values else 0.0]
+    return [sum(values), *thirds, spread(values)]

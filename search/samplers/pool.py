@@ -61,9 +61,8 @@ class Recorder:
 
     def _ask(self, name: str, distribution: BaseDistribution) -> Any:
         if name not in self.params:
-            value = from_unit(distribution, 0.5)
-            if not distribution.single():
-                value = self.choose(name, distribution)
+            single = distribution.single()
+            value = from_unit(distribution, 0.5) if single else self.choose(name, distribution)
             self.params[name], self.distributions[name] = value, distribution
         return self.params[name]
 
@@ -137,7 +136,7 @@ def mutated(
     """
     anew = structured(rng)
     if rate is None:
-        rate = float(rng.choice([1.0, 2.0, 4.0]) / max(4, len(parent)))
+        rate = (1.0, 2.0, 4.0)[rng.integers(3)] / max(4, len(parent))
 
     def choose(name: str, distribution: BaseDistribution) -> Any:
         if name not in parent or not _holds(distribution, parent[name]):

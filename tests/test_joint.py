@@ -1,0 +1,324 @@
+"""Joint search against the usual habit, on a table that is made up: nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+from paretune.benchmarks.joint import (
+    ARMS,
+    MOMENTS,
+    Outcome,
+    Search,
+    best_finetuning,
+    caught_up,
+    compared,
+    difference,
+    main,
+    paragraph,
+    replayed,
+)
+from paretune.benchmarks.joint_table import (
+    Ground,
+    Yardstick,
+    every_configuration,
+    read_table,
+    shared_costs,
+    table_seconds,
+    timing_seconds,
+)
+from paretune.errors import RunError, StudyError, WorkFailed
+from paretune.evaluators.measurement import Measurement
+from paretune.evaluators.metric import StageCost
+from paretune.search.engines.replay import Replay, VirtualClock
+from paretune.search.records import Record, Rung
+from paretune.search.storage import StudyStorage
+from paretune.search.study import load_study
+from paretune.search.subject import Material, baseline_of
+from paretune.spaces.configuration import Choice, Configuration
+from paretune.spaces.lower import Subject, lower
+from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile
+from paretune.spaces.recipe import Recipe
+from paretune.spaces.steps import Phase
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "joint.yaml"
+SECONDS = {"train.finetune": 40.0, "train.recover": 6.0, "onnxruntime.deploy": 3.0}
+ACCURACY = {"full": 0.60, "lora": 0.59, "bitfit": 0.54, "head": 0.53}
+
+
+@dataclass(frozen=True)
+class Given:
+    """Stands for the step that loads a model."""
+
+    name = "load"
+    version = 1
+    phase = Phase.LOAD
+    draws = False
+    reads = frozenset()
+    settings = {}  # noqa: RUF012
+
+    def on_paper(self, paper):
+        return paper
+
+
+@pytest.fixture(scope="module")
+def ground() -> Ground:
+    """The example's space on a small model on paper, without its mildest cuts: 180 candidates."""
+    study = load_study(
+        EXAMPLE,
+        ["space.structure.methods=[none, ffn, heads]", "space.structure.ffn.keep=0.5"]
+        + ["space.structure={methods: [none, ffn, heads], ffn: {keep: 0.5, when: after, "
+           "importance: activations}, heads: {keep: 0.5, when: after, importance: activations}}"],
+    )  # fmt: skip
+    layer = Layer(Attention(4, 4, 16), FeedForward(128))
+    profile = Profile("bert", 64, 1000, 64, 2, (layer,) * 6, Head("classification", 4))
+    subject = Subject(
+        load=cast("object", Given()),
+        profile=profile,
+        recipe=Recipe(train_items=64, epochs=3.0),
+        digests={"model": "m", "train": "t", "calibration": "c"},
+    )
+    subject = replace(subject, baseline=baseline_of(study, subject))
+    return Ground(study, cast("Material", SimpleNamespace(subject=subject)))
+
+
+@pytest.fixture(scope="module")
+def table(ground: Ground) -> list[Record]:
+    """Figures by rule: every part of a configuration moves accuracy, latency or bytes."""
+    subject, made = ground.material.subject, set()
+    records = []
+    for number, configuration in enumerate([subject.baseline, *every_configuration(ground)]):
+        stages = []
+        for node in lower(configuration, subject):
+            seconds = SECONDS.get(node.step.name, 0.1)
+            known = node.key in made
+            made.add(node.key)
+            stages.append(
+                StageCost(node.key, node.step.name, seconds, node.trains, known, node.training)
+            )
+        paid = sum(stage.seconds for stage in stages if not stage.cached)
+        rung = Rung(0, figures(configuration), 2.0)
+        purpose = "search" if number else "baseline"
+        records.append(
+            Record(
+                number, configuration, "final", 0, purpose, (rung,),
+                stages=tuple(stages), seconds=paid + 2.0,
+            )
+        )  # fmt: skip
+    return records
+
+
+def figures(configuration: Configuration) -> dict[str, Measurement]:
+    methods = {slot: choice.method for slot, choice in configuration}
+    tuned = configuration.get("finetuning")
+    accuracy = ACCURACY[methods["finetuning"]] + 0.001 * dict(tuned.settings).get("rank", 0)
+    cut = {"ffn": (0.04, 0.7), "heads": (0.03, 0.8)}.get(methods.get("structure", ""), (0.0, 1.0))
+    bits = {"int8": (0.005, 0.3), "int4": (0.05, 0.2)}.get(methods.get("precision", ""), (0.0, 1.0))
+    healed = 0.5 if "recovery" in methods else 1.0
+    fast = 0.5 if "runtime" in methods else 1.0
+    return {
+        "accuracy": Measurement(accuracy - healed * cut[0] - bits[0], "fraction", "measured"),
+        "latency_p50": Measurement(10.0 * cut[1] * fast * bits[1] ** 0.2, "ms", "measured"),
+        "model_bytes": Measurement(1e6 * cut[1] * bits[1], "byte", "exact"),
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(ground: Ground, table: list[Record]) -> dict[str, Outcome]:
+    return {arm: replayed(ground, table, arm, 1, 4.5) for arm in ARMS}
+
+
+def told(ground: Ground, table: list[Record], folder: Path, arm: str, minutes: float):
+    """The records of one replay, in the order of their numbers, and what was settled on."""
+    clock = VirtualClock()
+    storage = StudyStorage.open(folder, ground.header(), clock=clock)
+    try:
+        search = Search(ground, storage, Replay(table, clock).run, 0, minutes)
+        settled = ARMS[arm](search)
+        return [record for _, record in sorted(storage.records.items())], settled
+    finally:
+        storage.close()
+
+
+def test_the_example_is_a_few_hundred_configurations_on_five_trainings(ground: Ground):
+    whole = replace(ground, study=load_study(EXAMPLE))
+    found = every_configuration(whole)
+    assert len(found) == 359  # and the baseline
+    assert len({c.digest for c in found}) == 359
+    subject = ground.material.subject
+    trainings = [lower(c, subject).trainings for c in found]
+    assert len(set(trainings)) == 5
+    assert len(set(trainings[:4])) == 4  # one of each but the baseline's comes first
+
+
+def test_a_range_has_no_table(ground: Ground):
+    study = load_study(EXAMPLE, ["space.finetuning.lora.rank=[4, 32]"])
+    with pytest.raises(StudyError, match=r"finetuning\.lora\.rank is a range"):
+        every_configuration(replace(ground, study=study))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_same_seed_gives_the_same_search(
+    ground: Ground, table: list[Record], outcomes: dict[str, Outcome], arm: str
+):
+    assert replayed(ground, table, arm, 1, 4.5) == outcomes[arm]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_hypervolume_never_falls(outcomes: dict[str, Outcome], arm: str):
+    volumes = outcomes[arm].volumes
+    assert len(volumes) == len(MOMENTS)
+    assert volumes == sorted(volumes)
+    assert volumes[-1] > 0
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_nothing_is_asked_after_the_time_and_nothing_later_counts(
+    ground: Ground, table: list[Record], tmp_path: Path, arm: str
+):
+    records, _ = told(ground, table, tmp_path, arm, 4.5)
+    ends = [record.finished for record in records]
+    assert all(record.started <= 4.5 * 60 for record in records)
+    assert max(ends) >= 4.5 * 60 > sorted(ends)[-2]  # one worker: only the last one overruns
+    timely = replayed(ground, table, arm, 0, 4.5).trials
+    assert timely == sum(end <= 4.5 * 60 for end in ends)
+
+
+def test_the_habit_first_changes_the_fine_tuning_alone_and_then_never(
+    ground: Ground, table: list[Record], tmp_path: Path
+):
+    records, settled = told(ground, table, tmp_path, "habit", 5.0)
+    alone = [len(record.configuration.choices) == 1 for record in records]
+    first = records[: alone.index(False)]
+    second = records[alone.index(False) :]
+    assert len(first) == 5  # the five fine-tunings, the baseline among them
+    assert settled == best_finetuning(first) == Choice.of(
+        "lora", alpha_ratio=2.0, learning_rate=2e-3, merge="merge", rank=16, targets="all-linear"
+    )  # fmt: skip
+    assert len(second) > 5
+    assert {record.configuration.get("finetuning") for record in second} == {settled}
+
+
+def test_the_habit_settles_at_half_time_on_what_it_has_seen(
+    ground: Ground, table: list[Record], tmp_path: Path
+):
+    records, settled = told(ground, table, tmp_path, "habit", 2.5)
+    begun = [r for r in records if len(r.configuration.choices) == 1]
+    assert len(begun) < 5
+    assert all(record.started <= 75.0 for record in begun)
+    assert settled in {record.configuration.get("finetuning") for record in begun}
+
+
+def test_joint_search_changes_several_parts_at_once(
+    ground: Ground, table: list[Record], tmp_path: Path
+):
+    records, settled = told(ground, table, tmp_path, "joint", 4.5)
+    assert settled is None
+    assert len({r.configuration.get("finetuning") for r in records}) > 1
+    assert {slot for r in records for slot, _ in r.configuration} == set(ground.study.space)
+
+
+def test_too_little_time_for_one_fine_tuning_is_said(ground: Ground, table: list[Record]):
+    failed = [replace(record, rungs=()) for record in table[:1]]
+    with pytest.raises(RunError, match="give more --minutes"):
+        best_finetuning(failed)
+
+
+def test_a_configuration_that_was_never_run_is_reported(ground: Ground, table: list[Record]):
+    holes = [record for record in table if record.configuration.get("runtime") is None]
+    missing = replayed(ground, holes, "joint", 0, 4.0).missing
+    assert missing
+    assert all(configuration.get("runtime") for configuration in missing)
+
+
+def test_both_arms_are_compared_by_seed(ground: Ground, table: list[Record]):
+    result = compared(ground, table, 2, 4.5)
+    json.dumps(result, allow_nan=False)
+    shares = [result["arms"][arm]["by_seed"] for arm in ARMS]
+    gap = np.mean(np.array(shares[0]) - np.array(shares[1]), axis=0)
+    assert result["difference"]["mean"] == pytest.approx(gap.tolist())
+    assert result["attainable"]["everything"] >= np.max(shares)
+    assert result["missing"] == []
+    text = paragraph(result)
+    assert "| 100% |" in text
+    assert "2 seeds" in text
+
+
+def test_the_interval_is_students_of_the_paired_difference():
+    volumes = [[0.0] * 20, [0.0] * 19 + [2.0]]
+    ours = [Outcome([v + 1.0 for v in row], 1, 1, None) for row in volumes]
+    theirs = [Outcome([v] * 20, 1, 1, None) for v in (0.0, 1.0)]
+    gap = difference(ours, theirs)
+    assert gap["mean"] == pytest.approx([0.5, 0.5, 0.5, 1.5])
+    # two differences of 1 and 2: t(.975, 1) = 12.706, standard error .5
+    assert gap["half_95"][-1] == pytest.approx(12.706 * 0.5, rel=1e-4)
+    assert gap["wins"] == [1, 1, 1, 2]
+    assert caught_up(ours, theirs) == MOMENTS[0]
+
+
+def test_the_reference_lies_a_tenth_beyond_the_baseline(ground: Ground, table: list[Record]):
+    yardstick = Yardstick.of(table, ground.rows)
+    base = table[0]
+    assert yardstick.reference["accuracy"] == pytest.approx(0.9 * base.value("accuracy"))
+    assert yardstick.reference["latency_p50"] == pytest.approx(1.1 * base.value("latency_p50"))
+    assert yardstick.volume([base]) == pytest.approx(0.1**3)
+    with pytest.raises(WorkFailed, match="the baseline has no figures"):
+        Yardstick.of(table[1:], ground.rows)
+
+
+def test_a_timing_session_is_paid_once_in_every_replay():
+    blank = Configuration()
+    stage = StageCost("train", "train.finetune", 10.0, True, False, "t")
+    files = {"timings": "same"}
+    first = Record(1, blank, "final", files=files, stages=(stage,), seconds=17.0)
+    cached = replace(stage, cached=True)
+    second = Record(2, blank, "final", files=files, stages=(cached,), seconds=2.0)
+    told = shared_costs([first, second], {1: 5.0})
+    assert [s.seconds for s in told[1].stages] == [10.0, 5.0]
+    assert [s.cached for s in told[0].stages] == [False, False]
+    assert table_seconds(told) == pytest.approx(10.0 + 5.0 + 2.0 + 2.0)
+
+
+def test_waiting_and_starting_are_not_billed_to_one_configuration():
+    rows = [Record(n, Configuration(), "final", seconds=2.0) for n in range(1, 60)]
+    waited = Record(60, Configuration(), "final", seconds=90.0)
+    start = Record(0, Configuration(), "final", purpose="baseline", seconds=30.0)
+    told = shared_costs([start, *rows, waited], {})
+    assert told[0].seconds == 30.0
+    assert told[-1].seconds == pytest.approx(2.0)
+
+
+def test_timing_sessions_are_read_from_a_run_s_log(tmp_path: Path):
+    events = [
+        {"kind": "asked", "text": "baseline", "at": 1.0},
+        {"kind": "step", "text": "measure speed", "at": 2.0},
+        {"kind": "step", "text": "measure speed", "number": 3, "at": 4.0},
+        {"kind": "told", "text": "final", "at": 5.5},
+        {"kind": "told", "text": "final", "number": 2, "at": 6.0},
+        {"kind": "told", "text": "final", "number": 3, "at": 6.5},
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert timing_seconds(log) == {0: 3.5, 3: 2.5}
+
+
+def test_a_table_is_read_from_its_run(ground: Ground, table: list[Record], tmp_path: Path):
+    records, _ = told(ground, table, tmp_path, "joint", 3.0)
+    (tmp_path / "log.jsonl").write_text("")
+    there = read_table(tmp_path)
+    assert there[0].purpose == "baseline"
+    assert {r.configuration.digest for r in there} == {r.configuration.digest for r in records}
+
+
+def test_a_missing_run_is_said_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main(["replay"])
+    assert main(["replay", "--run", str(tmp_path), "--study", str(tmp_path / "no.yaml")]) == 2
+    assert "no.yaml" in capsys.readouterr().err

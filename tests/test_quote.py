@@ -1,0 +1,106 @@
+"""The quote of a search: what it would cost, before any of it runs."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paretune.errors import StudyError
+from paretune.search.quote import in_words, matrix_rate, quote
+from paretune.search.study import Study
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path_factory.getbasetemp() / "quote-cache"))
+
+
+@pytest.fixture
+def study(tiny_models: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
+    rng = random.Random(0)
+    lines = ["text,label"]
+    for i in range(160):
+        noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
+        lines.append(f"the film was {('good', 'bad')[i % 2]} {noise},{('pos', 'neg')[i % 2]}")
+    (tmp_path / "films.csv").write_text("\n".join(lines))
+    return {
+        "model": str(tiny_models["bert"]),
+        "task": {"name": str(tmp_path / "films.csv"), "max_length": 16},
+        "workload": {"prompt_tokens": 16},
+        "objectives": ["accuracy", "model_bytes"],
+        "space": {
+            "finetuning": {"methods": ["full", "head", "lora"]},
+            "precision": {"methods": ["fp32", "int8"]},
+        },
+        "budget": {"trials": 20},
+    }
+
+
+def quoted(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The quote on a machine of one TFLOP/s, so that two quotes can be compared."""
+    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda: 1e12)
+    return quote(Study.from_dict(study))
+
+
+def test_a_quote_has_a_range_for_what_cannot_be_known(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    figures = quoted(study, monkeypatch)
+    assert figures["trials"] == 20
+    for name in ("hours", "kwh", "disk_gb"):
+        low, high = figures[name]
+        assert 0 < low < high, name
+    assert figures["source"].startswith("modelled")
+
+
+def test_there_are_no_more_trainings_than_trials_or_than_the_budget_has(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    few = quoted({**study, "budget": {"trials": 4}}, monkeypatch)
+    assert few["trainings"] <= 4
+    fixed = quoted({**study, "budget": {"trials": 20, "trainings": 3}}, monkeypatch)
+    assert fixed["trainings"] == 3
+
+
+def test_one_trial_is_the_baseline_and_one_training(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    assert quoted({**study, "budget": {"trials": 1}}, monkeypatch)["trainings"] == 1
+
+
+def test_minutes_cap_the_hours(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    figures = quoted({**study, "budget": {"trials": 20, "minutes": 0.06}}, monkeypatch)
+    assert figures["hours"] == [0.001, 0.001]
+
+
+def test_twice_the_workers_take_half_the_hours(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    one = quoted(study, monkeypatch)["hours"]
+    two = quoted({**study, "engine": {"workers": 2}}, monkeypatch)["hours"]
+    assert two == pytest.approx([hours / 2 for hours in one], rel=0.05)
+
+
+def test_a_larger_budget_costs_more(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    small = quoted(study, monkeypatch)
+    large = quoted({**study, "budget": {"trials": 200}}, monkeypatch)
+    for name in ("hours", "kwh", "disk_gb"):
+        assert large[name][1] > small[name][1]
+
+
+def test_what_the_search_would_refuse_has_no_quote(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    with pytest.raises(StudyError, match="perplexity cannot be searched for"):
+        quoted({**study, "objectives": ["perplexity"]}, monkeypatch)
+
+
+def test_the_rate_of_this_machine_is_a_positive_number():
+    assert matrix_rate(seconds=0.01, size=32) > 0
+
+
+def test_ranges_are_said_in_words():
+    words = in_words({"trials": 3, "hours": [0.25, 1.5], "kwh": None})
+    assert words == {"trials": 3, "hours": "0.25 to 1.5", "kwh": None}

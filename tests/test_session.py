@@ -1,0 +1,350 @@
+"""A session from a study to a finished run, judged by a function so that no model is made."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import paretune
+import pytest
+from paretune.errors import RunError, StudyError, WorkFailed
+from paretune.search.records import Ask, Record
+from paretune.search.run import read_run
+from paretune.search.session import go_on, start
+from paretune.search.storage import StudyStorage
+from paretune.search.study import Study, load_study
+from paretune.spaces.configuration import Configuration
+
+Judge = Callable[[Configuration, int], Mapping[str, float]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One cache for all of this file: the task is encoded once."""
+    root = tmp_path_factory.getbasetemp() / "session-cache"
+    monkeypatch.setenv("PARETUNE_CACHE", str(root))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 short texts, good or bad."""
+    rng = random.Random(0)
+    lines = ["text,label"]
+    for i in range(160):
+        noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
+        lines.append(f"the film was {('good', 'bad')[i % 2]} {noise},{('pos', 'neg')[i % 2]}")
+    path = tmp_path_factory.mktemp("films") / "films.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def study(tiny_models: dict[str, Path], films: Path) -> dict[str, Any]:
+    """A study of five trials, the baseline among them."""
+    return {
+        "model": str(tiny_models["bert"]),
+        "task": {"name": str(films), "max_length": 16},
+        "workload": {"prompt_tokens": 16},
+        "objectives": ["accuracy", "model_bytes"],
+        "space": {
+            "finetuning": {"methods": ["full", "head", "lora"]},
+            "precision": {"methods": ["fp32", "int8"]},
+        },
+        "budget": {"trials": 5},
+        "sampler": "random",
+    }
+
+
+def judge(configuration: Configuration, seed: int) -> dict[str, float]:
+    """Figures that depend on the configuration alone."""
+    number = int(configuration.digest[:4], 16)
+    return {"accuracy": 0.5 + number / 2**18, "model_bytes": 1e5 + number}
+
+
+class Interrupting:
+    """A judge during whose n-th call Ctrl-C is pressed, once or twice."""
+
+    def __init__(self, call: int, times: int = 1) -> None:
+        self.left, self.times, self.asked = call, times, list[str]()
+
+    def __call__(self, configuration: Configuration, seed: int) -> dict[str, float]:
+        self.asked.append(configuration.digest)
+        self.left -= 1
+        if self.left == 0:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+        return judge(configuration, seed)
+
+
+def searched(study: Mapping[str, Any], folder: Path, evaluate: Judge = judge) -> dict[str, Any]:
+    return start(Study.from_dict(study), folder, quiet=True, evaluate=evaluate)
+
+
+def test_a_finished_run_holds_what_a_reader_needs(study: dict[str, Any], tmp_path: Path):
+    done = searched(study, tmp_path / "run")
+    assert (done["trials"], done["final"], done["baseline"]) == (4, 4, "final")
+    assert done["ended"] == "all 5 trials of the budget are asked"
+    assert done["under_way"] == []
+    run = read_run(tmp_path / "run")
+    assert [record.number for record in run.records] == [1, 2, 3, 4]
+    assert run.baseline is not None
+    assert run.baseline.value("accuracy") == judge(run.baseline.configuration, 0)["accuracy"]
+    assert load_study(tmp_path / "run/study.yaml") == Study.from_dict(study)
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert environment
+    events = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    told = [event.get("number", 0) for event in events if event["kind"] == "told"]
+    assert told == [0, 1, 2, 3, 4]
+    assert events[-1]["text"] == done["ended"]
+
+
+def test_every_metric_of_a_run_says_what_it_means(study: dict[str, Any], tmp_path: Path):
+    searched(study, tmp_path / "run")
+    about = read_run(tmp_path / "run").metrics["accuracy"]
+    assert set(about) == {"unit", "direction", "resource", "definition", "source"}
+
+
+def test_the_package_can_be_called(study: dict[str, Any], tmp_path: Path):
+    run = paretune.search(study, tmp_path / "run", evaluate=judge)
+    assert len(run.records) == 4
+    again = paretune.search(tmp_path / "run/study.yaml", tmp_path / "run", evaluate=judge)
+    assert again.records == run.records
+
+
+def test_the_same_study_goes_on_where_its_run_stopped(study: dict[str, Any], tmp_path: Path):
+    first = Interrupting(3)
+    searched(study, tmp_path / "run", first)
+    rest = Interrupting(99)
+    done = searched(study, tmp_path / "run", rest)
+    assert done["final"] == 4
+    assert [r.number for r in read_run(tmp_path / "run").records] == [1, 2, 3, 4]
+    assert not set(first.asked) & set(rest.asked)
+
+
+def test_stopped_and_resumed_is_the_same_search(study: dict[str, Any], tmp_path: Path):
+    searched(study, tmp_path / "whole")
+    searched(study, tmp_path / "halves", Interrupting(2))
+    searched(study, tmp_path / "halves")
+
+    def tried(folder: Path) -> list[str]:
+        return [record.configuration.digest for record in read_run(folder).records]
+
+    assert tried(tmp_path / "halves") == tried(tmp_path / "whole")
+
+
+def test_ctrl_c_once_finishes_the_trial_and_leaves_a_readable_run(
+    study: dict[str, Any], tmp_path: Path
+):
+    done = searched(study, tmp_path / "run", Interrupting(3))
+    assert done["ended"] == "interrupted"
+    assert done["under_way"] == []
+    run = read_run(tmp_path / "run")
+    assert [record.state for record in run.records] == ["final", "final"]
+
+
+def test_ctrl_c_twice_stops_now_and_nothing_stored_is_lost(study: dict[str, Any], tmp_path: Path):
+    broken = Interrupting(3, times=2)
+    done = searched(study, tmp_path / "run", broken)
+    assert done["under_way"] == [2]
+    run = read_run(tmp_path / "run")
+    assert [record.state for record in run.records] == ["final", "running"]
+    rest = Interrupting(99)
+    assert searched(study, tmp_path / "run", rest)["final"] == 4
+    assert rest.asked[0] == broken.asked[-1]
+
+
+def test_ctrl_c_during_the_baseline_leaves_a_run_that_can_go_on(
+    study: dict[str, Any], tmp_path: Path
+):
+    done = searched(study, tmp_path / "run", Interrupting(1, times=2))
+    assert (done["trials"], done["under_way"]) == (0, [0])
+    assert read_run(tmp_path / "run").baseline is None
+    assert searched(study, tmp_path / "run")["baseline"] == "final"
+
+
+def test_a_larger_budget_adds_trials_and_repeats_none(study: dict[str, Any], tmp_path: Path):
+    calls = Interrupting(99)
+    searched(study, tmp_path / "run", calls)
+    larger = {**study, "budget": {"trials": 8}}
+    searched(larger, tmp_path / "run", calls)
+    assert [record.number for record in read_run(tmp_path / "run").records] == list(range(1, 8))
+    assert len(set(calls.asked[1:])) == len(calls.asked) - 1
+
+
+def test_minutes_count_across_resumes(study: dict[str, Any], tmp_path: Path):
+    searched(study, tmp_path / "run", Interrupting(2))
+    spent = read_run(tmp_path / "run").bill["hours"]["value"] * 60
+    assert spent > 0
+    less = {**study, "budget": {"minutes": spent / 2}}
+    done = searched(less, tmp_path / "run")
+    assert done["ended"].startswith("the budget of")
+    assert done["trials"] == 1
+
+
+def test_a_run_of_another_study_is_refused_and_left_alone(study: dict[str, Any], tmp_path: Path):
+    searched(study, tmp_path / "run")
+    before = (tmp_path / "run/study.yaml").read_text()
+    with pytest.raises(RunError, match="seed: 0 there, 1 here"):
+        searched({**study, "seed": 1}, tmp_path / "run")
+    assert (tmp_path / "run/study.yaml").read_text() == before
+    assert len(read_run(tmp_path / "run").records) == 4
+
+
+def test_a_function_s_figures_and_made_models_are_not_mixed(study: dict[str, Any], tmp_path: Path):
+    searched(study, tmp_path / "run")
+    with pytest.raises(RunError, match="was judged by a function"):
+        go_on(tmp_path / "run", trials=6, quiet=True)
+
+
+def test_a_run_that_is_not_there_cannot_be_resumed(tmp_path: Path):
+    with pytest.raises(RunError, match=r"no run\.json"):
+        go_on(tmp_path, quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_baseline_that_failed_ends_a_search_whose_limits_lean_on_it(
+    study: dict[str, Any], tmp_path: Path
+):
+    def failing(configuration: Configuration, seed: int) -> dict[str, float]:
+        raise ValueError("no such layer")
+
+    limited = {**study, "constraints": ["accuracy >= 0.9 * baseline"]}
+    with pytest.raises(WorkFailed, match=r"the baseline failed .*ValueError: no such layer;"):
+        searched(limited, tmp_path / "run", failing)
+    assert read_run(tmp_path / "run").baseline is not None
+
+
+def test_a_search_of_nothing_but_failures_says_the_first_one(study: dict[str, Any], tmp_path: Path):
+    def failing(configuration: Configuration, seed: int) -> dict[str, float]:
+        return {"accuracy": 0.5}
+
+    with pytest.raises(WorkFailed, match=r"no trial succeeded; .* \(illegal\)") as said:
+        searched(study, tmp_path / "run", failing)
+    assert "evaluate returned no 'model_bytes'" in str(said.value)
+    assert "\n" not in str(said.value)
+    failures = [record.failure for record in read_run(tmp_path / "run").records]
+    assert len(failures) == 4
+    assert all(failures)
+
+
+def test_a_baseline_that_failed_does_not_end_a_search_that_needs_none(
+    study: dict[str, Any], tmp_path: Path
+):
+    calls = list[str]()
+
+    def first_fails(configuration: Configuration, seed: int) -> Mapping[str, float]:
+        calls.append(configuration.digest)
+        return judge(configuration, seed) if len(calls) > 1 else {}
+
+    done = searched(study, tmp_path / "run", first_fails)
+    assert (done["baseline"], done["final"]) == ("failed", 4)
+
+
+def test_a_sampler_with_one_fidelity_switches_rungs_off_and_says_so(
+    study: dict[str, Any], tmp_path: Path
+):
+    searched({**study, "fidelity": {"rungs": [0.5, 1.0]}}, tmp_path / "run")
+    assert load_study(tmp_path / "run/study.yaml").fidelity.rungs == (1.0,)
+    assert "random knows one fidelity: rungs are off" in (tmp_path / "run/log.jsonl").read_text()
+
+
+def test_custom_metrics_are_searched_with_a_function(study: dict[str, Any], tmp_path: Path):
+    own = {
+        **study,
+        "objectives": ["charm", "model_bytes"],
+        "custom_metrics": {"charm": {"direction": "maximize"}},
+    }
+    run = paretune.search(
+        own, tmp_path / "run", evaluate=lambda c, s: {"charm": 1.0, **judge(c, s)}
+    )
+    assert run.metrics["charm"]["direction"] == "maximize"
+    assert all(record.value("charm") == 1.0 for record in run.records)
+
+
+def test_a_run_without_a_finished_trial_has_an_empty_front(study: dict[str, Any], tmp_path: Path):
+    from paretune.reports.tables import front_json, status
+
+    searched(study, tmp_path / "run", Interrupting(1, times=2))
+    run = read_run(tmp_path / "run")
+    assert front_json(run)["trials"] == []
+    assert status(run)["front"] == []
+
+
+class Repeats:
+    """Storage, study and judgement of a finished search, as `confirmations` wants them."""
+
+    def __init__(self, storage: StudyStorage, study: Study) -> None:
+        self.storage, self.study = storage, study
+
+    def violations(self, record: Record) -> Mapping[str, float]:
+        return {}
+
+    def losses(self, record: Record) -> list[float] | None:
+        from paretune.search.rules import losses_of
+
+        return losses_of(record, self.study.objective_rows())
+
+
+@pytest.fixture
+def finished(study: dict[str, Any], tmp_path: Path) -> Iterator[Repeats]:
+    """A search that has ended, opened again."""
+    from paretune.search.session import _header
+
+    searched(study, tmp_path / "run")
+    made = Study.from_dict(study)
+    storage = StudyStorage.open(tmp_path / "run", _header(made))
+    yield Repeats(storage, made)
+    storage.close()
+
+
+def test_the_front_and_the_baseline_are_confirmed_once_and_the_choice_under_a_new_seed(
+    finished: Repeats,
+):
+    from paretune.search.confirm import Confirmer, confirmations
+    from paretune.search.driver import Done
+
+    wanted = confirmations(finished)  # type: ignore[arg-type]
+    assert (0, 0) in wanted
+    assert [seed for _, seed in wanted].count(1) == 1
+    assert len(wanted) == len(set(wanted))
+    confirmer = Confirmer(finished.storage, wanted, 0)
+    made = []
+    while isinstance(ask := confirmer.next(), Ask):
+        made.append((ask.number, ask.seed))
+        assert ask.purpose == "confirm"
+        prior = confirmer.prior(ask)
+        assert prior is not None
+        confirmer.tell(prior)
+    assert made == wanted
+    again = Confirmer(finished.storage, confirmations(finished), 0)  # type: ignore[arg-type]
+    assert isinstance(again.next(), Done)
+
+
+def test_a_baseline_that_failed_is_not_confirmed(study: dict[str, Any], tmp_path: Path):
+    from paretune.search.confirm import confirmations
+    from paretune.search.session import _header
+
+    def first_fails(configuration: Configuration, seed: int) -> Mapping[str, float]:
+        fails = configuration.get("precision") is None
+        return {} if fails else judge(configuration, seed)
+
+    searched(study, tmp_path / "run", first_fails)
+    made = Study.from_dict(study)
+    storage = StudyStorage.open(tmp_path / "run", _header(made))
+    wanted = confirmations(Repeats(storage, made))  # type: ignore[arg-type]
+    storage.close()
+    assert wanted
+    assert 0 not in [number for number, _ in wanted]
+
+
+def test_an_objective_that_the_task_cannot_have_is_refused_before_anything_is_stored(
+    study: dict[str, Any], tmp_path: Path
+):
+    wrong = Study.from_dict({**study, "objectives": ["perplexity", "model_bytes"]})
+    with pytest.raises(StudyError, match=r"perplexity cannot be searched for .*models no language"):
+        start(wrong, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
