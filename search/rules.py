@@ -24,7 +24,7 @@ from .pareto import reference_point
 from .records import Record
 from .run import ObjectiveRow
 from .samplers import sampler
-from .samplers.problem import Problem
+from .samplers.problem import Memory, Problem
 from .storage import StudyStorage
 from .study import Study
 from .study_checks import enqueued
@@ -99,6 +99,11 @@ class Knowledge:
         """The use for which speed is judged."""
         return self.study.workload.spec()
 
+    @cached_property
+    def memory(self) -> Memory:
+        """What the samplers of this process have worked out; each ask has a sampler of its own."""
+        return Memory()
+
     def rules(self) -> Rules:
         """What the driver is told."""
         study, subject = self.study, self.material.subject
@@ -136,6 +141,7 @@ class Knowledge:
             history=lambda: list(self.storage.records.values()),
             rungs=self.material.subject.rungs,
             reference=self._reference_values,
+            memory=self.memory,
         )
 
     def limits(self) -> list[Limit]:

@@ -112,8 +112,8 @@ def _proof(described: Description) -> str:
         f"Before this folder was handed over, a fresh process loaded it with "
         f"{described.proved['proved_in']} and asked it {found['items']} validation items: "
         f"{100 * found['agreement']:.4g} % of the answers are those of the searched model, "
-        f"{quality} is {found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), answers differ by "
-        f"at most {found['largest_difference']:.2g}; median latency was "
+        f"{quality} is {found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), "
+        f"answers differ by at most {found['largest_difference']:.2g}; median latency was "
         f"{found['latency_p50_ms']:.3g} ms, its files have {found['model_bytes']:,} bytes. "
         "`paretune verify .` repeats this."
     )
