@@ -20,8 +20,8 @@ $(VENV)/ready: requirements.lock pyproject.toml
 quickstart: $(VENV)/ready
 	@if [ -f $(RUN)/run.json ]; then $(BIN)/paretune resume $(RUN); \
 	else $(BIN)/paretune search examples/quickstart.yaml --run $(RUN); fi
-	@$(BIN)/paretune report $(RUN)
-	@$(BIN)/paretune export $(RUN) recommended --to $(RUN)/recommended
+	@if [ -d $(RUN)/recommended ]; then $(BIN)/paretune verify $(RUN)/recommended; \
+	else $(BIN)/paretune export $(RUN) recommended --to $(RUN)/recommended; fi
 	@echo
 	@echo "front:    $(BIN)/paretune front $(RUN)"
 	@echo "page:     $(RUN)/report.html"

@@ -19,6 +19,7 @@ from .events import Event, Listener, ignore
 from .pareto import hypervolume
 from .records import Record
 from .run import ObjectiveRow
+from .select import amount
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -210,8 +211,7 @@ def _rows(now: Standing) -> Iterator[tuple[str, str]]:
 
 def _best(row: ObjectiveRow, losses: Any) -> tuple[str, str]:
     value = float(losses.min()) * (-1.0 if row.direction == "maximize" else 1.0)
-    unit = "" if row.unit in ("fraction", "dimensionless") else f" {row.unit}"
-    return row.name, f"{value:.4g}{unit}"
+    return row.name, amount(value, row.unit)
 
 
 def _left(budget: Budget, spent: Spent) -> Iterator[str]:
@@ -235,6 +235,6 @@ def _figures(knowledge: Knowledge, record: Record) -> str:
     if record.failure is not None:
         return f": {last_words(record.failure.message)}"
     rows = knowledge.study.objective_rows()
-    known = [(row.name, record.value(row.name)) for row in rows]
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in known if value is not None)
+    known = [(row, record.value(row.name)) for row in rows]
+    figures = ", ".join(f"{row.name} {amount(v, row.unit)}" for row, v in known if v is not None)
     return f": {figures}" if figures else ""

@@ -184,6 +184,8 @@ def _name_problems(study: Study) -> Iterator[Problem]:
 def enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> tuple[Configuration, ...]:
     """The configurations of `enqueue`, knobs that were not written at their defaults.
 
+    A slot that was not written stays as it is, or takes its first method where it may not.
+
     Args:
         enqueue: of a checked study. space: of the same study, on the given model.
 
@@ -191,10 +193,11 @@ def enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> tuple[Config
         StudyError: one that does not lie in the space on this model.
     """
     methods = {part.slot: part.methods for part in space.slots}
+    fixed = {s: {"method": next(iter(m))} for s, m in methods.items() if slots()[s].off not in m}
     found = []
     for item in enqueue:
         choices = {}
-        for slot, body in item.items():
+        for slot, body in {**fixed, **item}.items():
             knobs = methods.get(slot, {}).get(body["method"], ())
             written = {name: value for name, value in body.items() if name != "method"}
             settings = {**{knob.name: knob.default for knob in knobs}, **written}

@@ -204,11 +204,11 @@ def test_nothing_is_asked_after_the_time_and_nothing_later_counts(
 def test_the_habit_first_changes_the_fine_tuning_alone_and_then_never(
     ground: Ground, table: list[Record], tmp_path: Path
 ):
-    records, settled = told(ground, table, tmp_path, "habit", MINUTES)
+    records, settled = told(ground, table, tmp_path, "habit", 6.0)
     alone = [len(record.configuration.choices) == 1 for record in records]
     first = records[: alone.index(False)]
     second = records[alone.index(False) :]
-    assert len(first) == 5  # the five fine-tunings, the baseline among them
+    assert len({record.configuration.get("finetuning") for record in first}) == 5
     assert settled == best_finetuning(first) == Choice.of(
         "lora", alpha_ratio=2.0, learning_rate=2e-3, merge="merge", rank=16, targets="all-linear"
     )  # fmt: skip

@@ -75,7 +75,7 @@ class Eager:
         "norm": _FLOATS,
         "adapter": _FLOATS,
     }
-    export_formats: ClassVar[frozenset[str]] = frozenset({"hf"})
+    export_formats: ClassVar[frozenset[str]] = frozenset({"hf", "paretune"})
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""

@@ -1,6 +1,6 @@
 """A model as an ONNX graph, written from its profile and its family's description.
 
-Written rather than traced: a hundredth of the time, every stored tensor is one of the profile's
+Written rather than traced: a fraction of the time, every stored tensor is one of the profile's
 weights, and layers of different sizes, or without a part, are no special case. Sizes and names
 come from the profile; constants (epsilons, activations, rotations) from the module.
 """
