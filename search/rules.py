@@ -41,7 +41,7 @@ class Lookup:
 
     subject: Subject
     _papers: dict[str, tuple[Paper | None, tuple[str, ...]]] = field(default_factory=dict)
-    _graphs: dict[str, Graph] = field(default_factory=dict)
+    _trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def paper(self, configuration: Configuration) -> Paper | None:
         """The candidate on paper, None where it is illegal."""
@@ -53,14 +53,16 @@ class Lookup:
 
     def graph(self, configuration: Configuration) -> Graph:
         """The graph at full fidelity; only of legal configurations."""
-        key = configuration.digest
-        if key not in self._graphs:
-            self._graphs[key] = lower(configuration, self.subject)
-        return self._graphs[key]
+        return lower(configuration, self.subject)
 
     def trainings(self, configuration: Configuration) -> Sequence[str]:
         """Names of the long trainings that it rests on; none where it is illegal."""
-        return () if self.objections(configuration) else self.graph(configuration).trainings
+        if self.objections(configuration):
+            return ()
+        key = configuration.digest
+        if key not in self._trainings:
+            self._trainings[key] = self.graph(configuration).trainings
+        return self._trainings[key]
 
     def trains(self, configuration: Configuration) -> bool:
         """Gradients flow somewhere in it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, Literal
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
@@ -184,14 +184,7 @@ class Profile:
         Raises:
             ModelError: the family is unknown, or cannot hold this structure.
         """
-        return self._weights
-
-    @cached_property
-    def _weights(self) -> tuple[Weight, ...]:
-        # Imported here: a family makes profiles, and a profile asks its family for names.
-        from .families import family_of
-
-        return family_of(self.family).weights(self)
+        return _weights(self)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is its inverse."""
@@ -235,6 +228,15 @@ def _adapter(data: Mapping[str, Any]) -> Adapter:
 def _tuples(value: Any) -> Any:
     """A JSON value with its lists as tuples, so that a profile can be hashed."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+@lru_cache(maxsize=512)
+def _weights(profile: Profile) -> tuple[Weight, ...]:
+    # Not kept with the profile: a search looks at thousands, and each has hundreds of weights.
+    # Imported here: a family makes profiles, and a profile asks its family for names.
+    from .families import family_of
+
+    return family_of(profile.family).weights(profile)
 
 
 def parameters(profile: Profile) -> int:
