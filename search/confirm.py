@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from .storage import StudyStorage
 
 if TYPE_CHECKING:
     from .rules import Knowledge
-
-MOST_POINTS: Final = 12
-"""Front points that are confirmed; of a larger front, those that add most hypervolume."""
 
 
 class Confirmer:
@@ -79,10 +76,10 @@ class Confirmer:
 
 
 def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
-    """What is to be repeated: (trial, seed), the recommended point's new seeds last.
+    """What is to be repeated: (trial, seed), what takes longest first.
 
-    The front of final trials that keep every limit, and the baseline, under the study's own seed;
-    then the recommended point under `confirm.seeds` further ones.
+    The recommended point under `confirm.seeds` further seeds; then the baseline and the front of
+    final trials that keep every limit, under the study's own seed.
     """
     study, storage = knowledge.study, knowledge.storage
     final = [r for r in storage.records.values() if r.state == "final"]
@@ -92,11 +89,11 @@ def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
         return []
     losses = np.array([loss for _, loss in pairs])
     front = [i for i, on in enumerate(non_dominated(losses)) if on]
-    if len(front) > MOST_POINTS:
+    if len(front) > study.confirm.points:
         worth = contributions(losses[front], losses.max(axis=0) + 1e-9)
-        front = [front[i] for i in np.argsort(-worth, kind="stable")[:MOST_POINTS]]
+        front = [front[i] for i in np.argsort(-worth, kind="stable")[: study.confirm.points]]
     chosen = recommend(knowledge)
     baseline = [record.number for record in final if record.purpose == "baseline"]
     numbers = dict.fromkeys([*baseline, chosen, *(pairs[i][0].number for i in front)])
     again = [(chosen, study.seed + 1 + i) for i in range(study.confirm.seeds)]
-    return [*((number, study.seed) for number in numbers), *again]
+    return [*again, *((number, study.seed) for number in numbers)]

@@ -139,7 +139,7 @@ class Knowledge:
             known=self._known(rows),
             fits=self._fits(),
             limits=self.limits,
-            admits=self._admits(),
+            admits=self._admits() if self.study.budget.trainings is not None else None,
             history=lambda: list(self.storage.records.values()),
             rungs=self.material.subject.rungs,
             reference=self._reference_values,
@@ -218,9 +218,7 @@ class Knowledge:
         return fits(self.limits(), self.workload)
 
     def _admits(self) -> Callable[[Configuration], bool]:
-        limit = self.study.budget.trainings
-        if limit is None:
-            return lambda configuration: True
+        limit = self.study.budget.trainings or 0
         begun = [r for r in self.storage.records.values() if r.state != "failed"]
         made = {name for r in begun for name in self.lookup.trainings(r.configuration)}
         return lambda c: len(made | set(self.lookup.trainings(c))) <= max(limit, len(made))

@@ -212,6 +212,9 @@ class ConfirmSection(Section):
 
     seeds: Annotated[int, Field(ge=0)] = 1
     """Further seeds under which the recommended point is made again; its trainings too."""
+    points: Positive = 12
+    """Most front points that are judged on the test split; of a larger front, those that add most
+    hypervolume."""
 
 
 class PerTrial(Section):

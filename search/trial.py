@@ -104,7 +104,7 @@ class Laboratory:
 
     def make(self, ask: Ask, rung: int, report: Report) -> tuple[Graph, Path, Workshop]:
         """The ask's graph, its artifact's folder, and the workshop that made it."""
-        subject = replace(self.material.subject, seed=ask.seed)
+        subject = replace(self.material.subject, seed=ask.seed, teacher_seed=self.study.seed)
         graph = lower(ask.configuration, subject, rung)
         with HostLock(self.store.root / "host").training() as turns:
             shop = Workshop(

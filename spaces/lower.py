@@ -41,6 +41,8 @@ class Subject:
         rungs: shares of the recipe's steps, ascending, the last 1.
         environment: library versions, threads and device class, as sorted pairs.
         seed: enters every step that draws.
+        teacher_seed: the seed of the baseline that teaches; None: `seed`. A repeat under another
+            seed learns from the baseline that there is.
     """
 
     load: Change
@@ -52,6 +54,7 @@ class Subject:
     rungs: tuple[float, ...] = (1.0,)
     environment: tuple[tuple[str, str], ...] = ()
     seed: int = 0
+    teacher_seed: int | None = None
 
     @property
     def paper(self) -> Paper:
@@ -61,7 +64,8 @@ class Subject:
     @cached_property
     def teacher(self) -> tuple[Node, ...]:
         """The nodes that make the baseline's last training, or load the model if it has none."""
-        nodes = lower(self.baseline, self).nodes
+        seed = self.seed if self.teacher_seed is None else self.teacher_seed
+        nodes = lower(self.baseline, replace(self, seed=seed, teacher_seed=None)).nodes
         trains = [i for i, node in enumerate(nodes) if node.trains]
         return nodes[: trains[-1] + 1] if trains else nodes[:1]
 

@@ -166,3 +166,11 @@ def test_an_illegal_configuration_says_which_slot_objects(subject: Subject):
 def test_a_slot_left_as_it_is_and_one_chosen_off_mean_the_same():
     off = Configuration.of(structure=Choice.of("none"), runtime=Choice.of("eager"))
     assert plain(off) == Configuration()
+
+
+def test_a_repeat_under_another_seed_learns_from_the_baseline_that_there_is(subject: Subject):
+    one = lower(example(subject), subject)
+    repeat = lower(example(subject), replace(subject, seed=1, teacher_seed=0))
+    teacher = next(n for n in one if n.step.name == "train.recover").inputs[1]
+    assert next(n for n in repeat if n.step.name == "train.recover").inputs[1] == teacher
+    assert repeat.last.key != one.last.key

@@ -38,7 +38,8 @@ class Sampler:
 def _greybox(problem: Problem, seed: int) -> BaseSampler:
     from .greybox import GreyBoxSampler
 
-    return GreyBoxSampler(problem, seed)
+    # To know a candidate's trainings is to lower it, a few milliseconds: a smaller pool then.
+    return GreyBoxSampler(problem, seed, pool=2000 if problem.admits is None else 800)
 
 
 def _optuna(name: str) -> Callable[[Problem, int], BaseSampler]:
