@@ -7,9 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from ..search.front import all_trials, front_of, sign
 from ..search.pareto import Array, hypervolume
 from ..search.run import Run
-from .front import all_trials, front_of, sign
 
 MOST_STEPS: Final = 200
 """Points of the curve: the exact hypervolume of every prefix would take minutes on long runs."""

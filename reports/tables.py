@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from ..search.against import confirmed_gaps, repeats
+from ..search.front import all_trials, front_of, limits_broken, stored_metrics
 from ..search.records import Record
 from ..search.run import Run
-from .front import all_trials, front_of, limits_broken, stored_metrics
-from .units import readable
-from .words import figure_in_words, in_short
+from ..search.units import readable
+from .words import PROPER, confirmed_quality, figure_in_words, in_short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,21 +63,23 @@ def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[s
             **{n: figure_in_words(record.measurements[n]) for n in front.objectives},
             "on front": f"{front.probability[record.number]:.0%}",
             "mark": ", ".join(_marks(run, record, front.knee)),
-            "configuration": in_short(record.configuration),
+            "configuration": _narrow(in_short(record.configuration)),
         }
         for _, record in order
     ]
 
 
 def front_note(run: Run, objectives: Sequence[str] | None = None) -> str:
-    """Who is not on the front because it could not be judged; empty where all were.
+    """Who could not be judged, and what is told in short; empty where there is neither.
 
     Raises:
         UnknownName: a metric that this run did not store.
     """
-    excluded = front_of(run, objectives).excluded
-    reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
-    return f"not judged: {reasons}" if reasons else ""
+    front = front_of(run, objectives)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in front.excluded.items())
+    notes = [f"not judged: {reasons}"] if reasons else []
+    shorter = [r for r in front.records if _narrow(said := in_short(r.configuration)) != said]
+    return "; ".join([*notes, *(["ORT is ONNX Runtime"] if shorter else [])])
 
 
 def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, Any]:
@@ -84,8 +87,10 @@ def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, A
 
     Returns:
         `objectives`, `trials` (each with `number`, `configuration`, `metrics`: every figure as a
-        Measurement, `on_front_probability`, `knee`, `baseline`) by number, and `excluded`: how many
-        trials were not judged, by reason.
+        Measurement, `on_front_probability`, `knee`, `baseline`, and where it was confirmed
+        `confirmed`: quality on the test split by metric, `difference` to the baseline on the same
+        items, `seeds`: how many) by number, and `excluded`: how many trials were not judged, by
+        reason.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -97,6 +102,7 @@ def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, A
             "on_front_probability": front.probability[record.number],
             "knee": record.number == front.knee,
             "baseline": record.purpose == "baseline",
+            **_confirmed(run, record),
         }
         for record in front.records
     ]
@@ -139,6 +145,7 @@ def selection_json(run: Run, selection: Selection) -> dict[str, Any]:
     front = front_of(run)
     return {
         **_trial_json(selection.record),
+        **_confirmed(run, selection.record),
         "on_front_probability": front.probability.get(selection.number),
         "knee": selection.number == front.knee,
         "sentence": selection.sentence,
@@ -178,12 +185,31 @@ def trials_table(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _narrow(configuration: str) -> str:
+    """A configuration for a column of the terminal."""
+    return configuration.replace(PROPER["onnxruntime"], "ORT")
+
+
 def _trial_json(record: Record) -> dict[str, Any]:
     return {
         "number": record.number,
         "configuration": record.configuration.to_json(),
         "metrics": {name: m.to_json() for name, m in record.measurements.items()},
     }
+
+
+def _confirmed(run: Run, record: Record) -> dict[str, Any]:
+    found = confirmed_quality(run, record.number)
+    if not found:
+        return {}
+    seen = next(iter(confirmed_gaps(run, record.number).items()), None)
+    apart = {}
+    if seen is not None:
+        name, (_, difference) = seen
+        apart = {"difference": {"metric": name, **asdict(difference)}}
+    seeds = len(repeats(run, record.number))
+    told = {name: figure.to_json() for name, figure in found.items()}
+    return {"confirmed": {**told, **apart, "seeds": seeds}}
 
 
 def _figures(record: Record, names: Sequence[str]) -> dict[str, float | None]:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ..evaluators.measurement import Measurement
+from ..search.against import Z95, Gap, confirmed_gaps, gaps, quality, repeats
 from ..search.records import Record
 from ..search.run import Run
+from ..search.units import readable, scale_of, significant, with_spread
 from ..spaces.configuration import SLOTS, Choice, Configuration
-from .against import Z95, Gap, gaps
-from .units import readable, scale_of, significant, with_spread
 
 TITLES: Final = {
     "macro_f1": "macro F1",
@@ -110,7 +110,9 @@ def headline(run: Run, record: Record) -> str:
         return _sentence(listed([f"{name} {readable(v, unit)}" for name, v, unit in figures]))
     if record.number == baseline.number:
         return "Nothing that was tried is a better choice than the baseline."
-    found = gaps(run, record, baseline)
+    tested = confirmed_gaps(run, record.number)
+    # what was seen on the test split stands in place of what the search itself was led by
+    found = [tested[g.metric][0] if g.metric in tested else g for g in gaps(run, record, baseline)]
     better = [_noun(run, gap) for gap in found if gap.verdict == "better"]
     worse = [_noun(run, gap) for gap in found if gap.verdict == "worse"]
     even = [_even(run, gap) for gap in found if gap.verdict == "same"]
@@ -131,10 +133,35 @@ def confirmed_quality(run: Run, number: int) -> dict[str, Measurement]:
     Empty where the trial was not confirmed. The standard error is that over items or that over
     seeds, whichever is larger.
     """
-    repeats = [r for r in run.confirmations.get(number, ()) if r.state == "final"]
-    names = [name for name, row in run.metrics.items() if row["resource"] == "quality"]
-    figures = {n: [r.measurements[n] for r in repeats if r.value(n) is not None] for n in names}
-    return {name: _mean(found) for name, found in figures.items() if found}
+    figures = _by_seed(run, number)
+    return {name: _mean(list(found.values())) for name, found in figures.items()}
+
+
+def confirmed_in_words(run: Run, number: int) -> dict[str, str]:
+    """What the test split said of a trial, by metric of quality; empty where it was not confirmed.
+
+    The difference to the baseline is taken item by item under a seed that both were made with;
+    further seeds of the trial are told as the range of their figures.
+    """
+    tested, figures = confirmed_gaps(run, number), _by_seed(run, number)
+    found = {}
+    for name, seeds in figures.items():
+        unit = run.metrics[name]["unit"]
+        first = next(iter(seeds.values()))
+        words = f"{title(name)} {figure_in_words(first)}"
+        if name in tested:
+            gap, difference_ = tested[name]
+            doubt = ", within its error" if gap.verdict == "same" else ""
+            words += (
+                f", {difference(run, gap)} against the baseline on {difference_.n:,} items{doubt}"
+            )
+        if len(seeds) > 1:
+            known = [f.value for f in seeds.values() if f.value is not None]
+            scale = scale_of(known, unit)
+            low, high = (significant(v / scale.size) for v in (min(known), max(known)))
+            words += f", {low} to {high}{scale.tail} over {len(seeds)} seeds"
+        found[name] = words
+    return found
 
 
 def listed(parts: Sequence[str]) -> str:
@@ -144,6 +171,16 @@ def listed(parts: Sequence[str]) -> str:
     'a, b and c'
     """
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _by_seed(run: Run, number: int) -> dict[str, dict[int, Measurement]]:
+    """Figures of quality on the test split, by metric and seed; metrics without any left out."""
+    made = repeats(run, number)
+    found = {
+        row.name: {r.seed: r.measurements[row.name] for r in made if r.value(row.name) is not None}
+        for row in quality(run)
+    }
+    return {name: seeds for name, seeds in found.items() if seeds}
 
 
 def _mean(figures: Sequence[Measurement]) -> Measurement:
@@ -162,7 +199,8 @@ def _noun(run: Run, gap: Gap) -> str:
     if row["unit"] == "fraction":
         spent = gap.verdict == "worse" and row["direction"] == "maximize"
         amount = f"{significant(abs(gap.mine - gap.theirs) * 100, 2)} points"
-        return f"{amount} {'of' if spent else 'more' if more else 'less'} {name}"
+        tested = f" ({_edges(gap)} on the test split)" if gap.confirmed else ""
+        return f"{amount} {'of' if spent else 'more' if more else 'less'} {name}{tested}"
     word = (("smaller", "larger") if row["unit"] == "byte" else ("lower", "higher"))[more]
     if gap.theirs <= 0 or gap.mine <= 0:
         return f"{readable(abs(gap.mine - gap.theirs), row['unit'], 2)} {word} {name}"
@@ -175,7 +213,14 @@ def _noun(run: Run, gap: Gap) -> str:
 def _even(run: Run, gap: Gap) -> str:
     if gap.mine == gap.theirs:
         return f"{title(gap.metric)} is the same"
-    return f"{title(gap.metric)} differs by {difference(run, gap)}, within its error"
+    where = " on the test split" if gap.confirmed else ""
+    return f"{title(gap.metric)} differs by {difference(run, gap)}{where}, within its error"
+
+
+def _edges(gap: Gap) -> str:
+    """The 95 % interval of a difference of fractions, as amounts of points."""
+    edges = sorted(100 * abs(edge) for edge in (gap.low or 0.0, gap.high or 0.0))
+    return f"{edges[0]:.1f} to {edges[1]:.1f}"
 
 
 def _signed(number: float) -> str:

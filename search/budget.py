@@ -6,14 +6,14 @@ means the same across any number of resumes and crashes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ..evaluators.measurement import Measurement, missing
+from ..spaces.configuration import Configuration
 from .records import Record
 
-JOULES_PER_KWH: Final = 3.6e6
 SECONDS_PER_HOUR: Final = 3600.0
 
 
@@ -25,7 +25,9 @@ class Tariff:
         watts: draw of one busy worker, machine side.
         pue: energy of the site per energy of the machine.
         kg_per_kwh: carbon intensity of the electricity, kg CO2e.
-        price_per_hour: rent of one worker.
+        price_per_hour: rent of one worker, for the hours that it worked.
+        instance_per_hour: rent of the whole machine, for the wall time of the search, however
+            many workers it has; where it is known it is paid in place of `price_per_hour`.
         price_per_kwh: of the electricity, where it is paid beside the rent.
         currency: of both prices.
         sources: where the figures are from, for the reader of the bill.
@@ -38,6 +40,7 @@ class Tariff:
     price_per_kwh: float | None = None
     currency: str = "USD"
     sources: str = ""
+    instance_per_hour: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is its inverse."""
@@ -108,6 +111,25 @@ def trainings_of(record: Record) -> frozenset[str]:
     return frozenset(stage.training for stage in record.stages if stage.training is not None)
 
 
+def trainings_used(
+    records: Iterable[Record], trainings: Callable[[Configuration], Sequence[str]]
+) -> frozenset[str]:
+    """Names of the long trainings that a search has made, begun or tried.
+
+    A trial that failed may have paid for its trainings: only an illegal one surely did not.
+
+    Args:
+        records: every trial.
+        trainings: names of those that a configuration rests on.
+    """
+    used: set[str] = set()
+    for record in records:
+        used |= trainings_of(record)
+        if record.failure is None or record.failure.kind != "illegal":
+            used.update(trainings(record.configuration))
+    return frozenset(used)
+
+
 def bill(records: Iterable[Record], spent_seconds: float, tariff: Tariff) -> dict[str, Measurement]:
     """The search's own cost so far.
 
@@ -120,15 +142,15 @@ def bill(records: Iterable[Record], spent_seconds: float, tariff: Tariff) -> dic
         `hours` (wall), `worker_hours` (work, all workers), `kwh`, `kg_co2e`, `money`.
         kWh = hours x W x PUE / 1000 (arXiv 2302.13971), kg = kWh x kg per kWh (arXiv 2104.10350).
     """
-    records = list(records)
+    hours = spent_seconds / SECONDS_PER_HOUR
     worker_hours = sum(record.seconds for record in records) / SECONDS_PER_HOUR
-    kwh = _energy(records, worker_hours, tariff)
+    kwh = _energy(worker_hours, tariff)
     return {
-        "hours": Measurement(spent_seconds / SECONDS_PER_HOUR, "hour", "measured"),
+        "hours": Measurement(hours, "hour", "measured"),
         "worker_hours": Measurement(worker_hours, "hour", "measured"),
         "kwh": kwh,
         "kg_co2e": _carbon(kwh, tariff),
-        "money": _money(worker_hours, kwh, tariff),
+        "money": _money(hours, worker_hours, kwh, tariff),
     }
 
 
@@ -152,16 +174,11 @@ def spent(records: Iterable[Record], spent_seconds: float, trainings: int, tarif
     )
 
 
-def _energy(records: list[Record], worker_hours: float, tariff: Tariff) -> Measurement:
-    metered = [record.energy_j for record in records if record.energy_j is not None]
-    conditions: tuple[tuple[str, Any], ...] = (("pue", tariff.pue), ("sources", tariff.sources))
-    if metered and len(metered) == len(records):
-        kwh = sum(metered) / JOULES_PER_KWH * tariff.pue
-        return Measurement(kwh, "kWh", "measured", conditions=conditions)
+def _energy(worker_hours: float, tariff: Tariff) -> Measurement:
     if tariff.watts is None:
-        return missing("kWh", "no meter was read and the draw of a worker is not known")
+        return missing("kWh", "the draw of a worker is not known")
     kwh = worker_hours * tariff.watts * tariff.pue / 1000.0
-    conditions = (*conditions, ("watts", tariff.watts))
+    conditions = (("pue", tariff.pue), ("sources", tariff.sources), ("watts", tariff.watts))
     return Measurement(kwh, "kWh", "modelled", conditions=conditions)
 
 
@@ -174,15 +191,17 @@ def _carbon(kwh: Measurement, tariff: Tariff) -> Measurement:
     return Measurement(kwh.value * tariff.kg_per_kwh, "kg", "modelled", conditions=conditions)
 
 
-def _money(worker_hours: float, kwh: Measurement, tariff: Tariff) -> Measurement:
-    if tariff.price_per_hour is None and tariff.price_per_kwh is None:
+def _money(hours: float, worker_hours: float, kwh: Measurement, tariff: Tariff) -> Measurement:
+    whole = tariff.instance_per_hour
+    rate, paid_hours = (tariff.price_per_hour, worker_hours) if whole is None else (whole, hours)
+    if rate is None and tariff.price_per_kwh is None:
         return missing(tariff.currency, "no price is known")
     if tariff.price_per_kwh is not None and kwh.value is None:
         return missing(tariff.currency, f"the electricity cannot be priced: {kwh.reason}")
     energy = (tariff.price_per_kwh or 0.0) * (kwh.value or 0.0)
-    money = worker_hours * (tariff.price_per_hour or 0.0) + energy
+    money = paid_hours * (rate or 0.0) + energy
     prices = (
-        ("price_per_hour", tariff.price_per_hour),
+        ("price_per_hour", rate),
         ("price_per_kwh", tariff.price_per_kwh),
         ("sources", tariff.sources),
     )

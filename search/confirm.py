@@ -1,7 +1,8 @@
 """Confirmation: the finished front seen once on the test split, and again under new seeds.
 
 Test figures are taken once, for the front that the validation split decided, never to decide it.
-The recommended point and the baseline are made anew under further seeds: a lucky seed shows.
+The recommended point alone is made anew under further seeds: a lucky seed shows. The baseline and
+the rest of the front are judged under the study's own seed, so that all answer the same items.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .driver import Done, Wait
-from .pareto import contributions, non_dominated
+from .pareto import contributions
 from .records import TRANSIENT, Ask, Record, State
-from .select import recommend
+from .select import current_front, recommend
 from .storage import StudyStorage
 
 if TYPE_CHECKING:
@@ -81,19 +82,16 @@ def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
     The recommended point under `confirm.seeds` further seeds; then the baseline and the front of
     final trials that keep every limit, under the study's own seed.
     """
-    study, storage = knowledge.study, knowledge.storage
-    final = [r for r in storage.records.values() if r.state == "final"]
-    kept = [r for r in final if not any(v > 0 for v in knowledge.violations(r).values())]
-    pairs = [(record, loss) for record in kept if (loss := knowledge.losses(record)) is not None]
-    if not any(record.purpose == "search" for record, _ in pairs):
+    study, front = knowledge.study, current_front(knowledge)
+    if not any(record.purpose == "search" for record in front.judged):
         return []
-    losses = np.array([loss for _, loss in pairs])
-    front = [i for i, on in enumerate(non_dominated(losses)) if on]
-    if len(front) > study.confirm.points:
-        worth = contributions(losses[front], losses.max(axis=0) + 1e-9)
-        front = [front[i] for i in np.argsort(-worth, kind="stable")[: study.confirm.points]]
+    rows = [i for i, on in enumerate(front.on) if on]
+    if len(rows) > study.confirm.points:
+        worth = contributions(front.losses[rows], front.losses.max(axis=0) + 1e-9)
+        rows = [rows[i] for i in np.argsort(-worth, kind="stable")[: study.confirm.points]]
     chosen = recommend(knowledge)
+    final = [r for r in knowledge.storage.records.values() if r.state == "final"]
     baseline = [record.number for record in final if record.purpose == "baseline"]
-    numbers = dict.fromkeys([*baseline, chosen, *(pairs[i][0].number for i in front)])
+    numbers = dict.fromkeys([*baseline, chosen, *(front.judged[i].number for i in rows)])
     again = [(chosen, study.seed + 1 + i) for i in range(study.confirm.seeds)]
     return [*again, *((number, study.seed) for number in numbers)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ..spaces.configuration import Configuration, Scalar
-from .budget import Budget, Spent, Tariff, spent, trainings_of
+from .budget import Budget, Spent, Tariff, spent, trainings_used
 from .records import TRANSIENT, Ask, Purpose, Record, State
 from .samplers.candidates import NothingLeft
 from .storage import Draft, StudyStorage
@@ -30,6 +30,9 @@ SAME_DRAWS: Final = 20
 """The same refused draw in a row: the sampler has nothing else to give."""
 
 ENDED: Final = ("final", "failed")
+
+OUTSIDE: Final = "enqueued, but not in the space"
+"""What speaks for good against a configuration that `suggest` cannot make."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class Driver:
         record = self._unfinished() or self._begin_baseline() or self._promoted()
         if record is not None:
             return self._hand_out(record)
-        answer = self._closed() or self._drawn()
+        answer = self._closed() or self._wanted() or self._drawn()
         if isinstance(answer, Record):
             return self._hand_out(answer)
         return Wait() if self._busy else answer
@@ -207,7 +210,11 @@ class Driver:
         return not self.objections(configuration)
 
     def end(self) -> None:
-        """Ends the study: paused trials will not go on, and Optuna is told so."""
+        """Ends the study: paused trials will not go on, and Optuna is told so.
+
+        A search that was shorter than its initial design fixes its reference point now.
+        """
+        self._freeze_reference(ended=True)
         for number, record in sorted(self._storage.records.items()):
             if record.state == "paused" and self._storage.going_on(number):
                 self._storage.retire(number)
@@ -251,30 +258,54 @@ class Driver:
             assert baseline.failure is not None
             return Done(
                 f"the baseline failed ({baseline.failure.kind}) and the limits lean on it: "
-                f"{baseline.failure.message}"
+                f"{_last_line(baseline.failure.message)}"
             )
         begun = len(self._storage.records) - 1
         if baseline.state not in ENDED and begun >= self._rules.initial:
             return Done("the baseline has not ended")
         return None
 
+    def _wanted(self) -> Record | None:
+        """The next of the configurations to try first that may become a trial now.
+
+        They are judged anew at every ask, as the budget and the limits allow more or less; what
+        speaks against one is counted when it is first said.
+        """
+        told = dict(self._storage.notes.get("enqueued", {}))
+        for known in self._rules.enqueue:
+            if known.digest in self._digests or told.get(known.digest) == [OUTSIDE]:
+                continue
+            objections = self.objections(known)
+            if not objections:
+                draft = self._draw(0, known)
+                if draft.configuration.digest == known.digest:
+                    return self._admitted(draft)
+                self._storage.discard(draft)
+                objections = [OUTSIDE]
+            if told.get(known.digest) != objections:
+                told[known.digest] = objections
+                self._note_refused(Counter(objections))
+                self._storage.note("enqueued", dict(told))
+        return None
+
+    def _admitted(self, draft: Draft) -> Record:
+        record = self._new_record(draft.number, draft.configuration, "search")
+        self._storage.admit(record)
+        return record
+
     def _drawn(self) -> Record | Done:
         refused: Counter[str] = Counter()
         last, repeats = "", 0
-        waiting = [c for c in self._rules.enqueue if c.digest not in self._digests]
-        for attempt in range(DRAWS + len(waiting)):
-            known = waiting[attempt] if attempt < len(waiting) else None
+        for attempt in range(DRAWS):
             try:
-                draft = self._draw(attempt, known)
+                draft = self._draw(attempt)
             except NothingLeft as error:
                 self._note_refused(refused)
                 return Done(str(error))
-            objections = self._objections_to(draft, known)
+            objections = self.objections(draft.configuration)
             if not objections:
                 self._note_refused(refused)
-                record = self._new_record(draft.number, draft.configuration, "search")
-                self._storage.admit(record)
-                return record
+                return self._admitted(draft)
             self._storage.discard(draft)
             refused.update(objections)
             digest = draft.configuration.digest
@@ -285,16 +316,11 @@ class Driver:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in refused.most_common(3))
         return Done(f"no further configuration was found: {reasons}")
 
-    def _draw(self, attempt: int, known: Configuration | None) -> Draft:
+    def _draw(self, attempt: int, known: Configuration | None = None) -> Draft:
         number = len(self._storage.records)
         sampler = self._rules.make_sampler(ask_seed(self._rules.seed, number, attempt))
         parameters = None if known is None else self._rules.parameters(known)
         return self._storage.draw(self._rules.suggest, sampler, parameters)
-
-    def _objections_to(self, draft: Draft, known: Configuration | None) -> list[str]:
-        if known is not None and draft.configuration.digest != known.digest:
-            return ["enqueued, but not in the space"]
-        return self.objections(draft.configuration)
 
     def _note_refused(self, refused: Counter[str]) -> None:
         if refused:
@@ -336,13 +362,7 @@ class Driver:
         """What every objection is judged by, once per change of the records."""
         records = self._storage.records.values()
         self._digests = frozenset(r.configuration.digest for r in records if r.purpose == "search")
-        made = [trainings_of(record) for record in records]
-        under_way = [
-            self._rules.trainings(r.configuration)
-            for r in records
-            if r.state in ("running", "queued")
-        ]
-        self._trainings = frozenset().union(*made, *under_way)
+        self._trainings = trainings_used(records, self._rules.trainings)
 
     def _baseline(self) -> Record | None:
         first = self._storage.records.get(0)
@@ -351,17 +371,26 @@ class Driver:
     def _history(self) -> list[Record]:
         return [record for _, record in sorted(self._storage.records.items())]
 
-    def _freeze_reference(self) -> None:
-        """Fixes the reference point once the baseline and the initial design have ended."""
+    def _freeze_reference(self, ended: bool = False) -> None:
+        """Fixes the reference point once the baseline and the initial design have ended.
+
+        Args:
+            ended: nothing more will come; what there is decides.
+        """
         if self._rules.reference is None or "reference" in self._storage.notes:
             return
-        baseline = 0 if self._rules.baseline is None else 1
-        first = self._history()[: self._rules.initial + baseline]
+        wanted = self._rules.initial + (0 if self._rules.baseline is None else 1)
+        first = self._history()[:wanted]
         settled = all(record.state in (*ENDED, "paused") for record in first)
-        if len(first) == self._rules.initial + baseline and settled:
+        if ended or (len(first) == wanted and settled):
             reference = self._rules.reference(first)
             if reference is not None:
                 self._storage.note("reference", dict(reference))
+
+
+def _last_line(message: str) -> str:
+    """Of a traceback, what was raised."""
+    return message.strip().rpartition("\n")[2].strip()
 
 
 def ask_seed(seed: int, number: int, attempt: int) -> int:

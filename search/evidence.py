@@ -34,9 +34,13 @@ from ..spaces.configuration import digest
 from ..spaces.lower import Graph
 from ..spaces.paper import Workload
 from ..spaces.runtimes import open_artifact
+from ..spaces.steps import Key
 from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
+
+TIMING = 1
+"""Version of how speed and energy are taken: figures taken another way are not shared."""
 
 ANSWERED_TOGETHER = 32
 """Items asked in one batch when quality is judged; the workload's batch does not matter there."""
@@ -69,19 +73,28 @@ class Gatherer:
     patience: Patience
 
     def gather(
-        self, graph: Graph, artifact: Path, stages: tuple[StageCost, ...], split: str, share: float
+        self,
+        graph: Graph,
+        artifact: Path,
+        stages: tuple[StageCost, ...],
+        split: str,
+        share: float,
+        *,
+        anew: int | None = None,
     ) -> tuple[Evidence, dict[str, str]]:
         """Everything but peak memory.
 
         Args:
             graph: what was made. artifact: its folder. stages: what that cost.
             split: whose items are asked. share: of them, in (0, 1].
+            anew: the seed of a confirmation, which times for itself: a lucky timing is not
+                confirmed by reading it again. None: siblings share a timing.
 
         Returns:
             The evidence, and the names of raw files in `samples` by piece.
         """
         predictions = self._predictions(graph, artifact, split, share)
-        timings, power, timed = self._speed(graph, artifact)
+        timings, power, timed = self._speed(graph, artifact, anew)
         files = {"predictions": save_predictions(self.samples, predictions), "timings": timed}
         evidence = Evidence(
             paper=graph.paper,
@@ -92,7 +105,7 @@ class Gatherer:
             predictions=predictions,
             stages=stages,
             settings={**self.settings, "item_tokens": self.task.max_length},
-            training_papers=tuple(n.before for n in graph if n.trains),
+            training_papers=tuple(node.before for node in graph.trained),
         )
         return evidence, files
 
@@ -126,19 +139,17 @@ class Gatherer:
             save_predictions(folder, answers)
             return StageCostFacts(time.perf_counter() - started)
 
-        folder, _, _ = self.store.make(key, "predict", write)
+        folder, _, _ = self.store.make(key, "predict", write, keep=graph.keys)
         return load_predictions(folder, next(folder.glob("*.npz")).stem)
 
-    def _speed(self, graph: Graph, artifact: Path) -> tuple[Timings, Power, str]:
-        paper = graph.paper
-        structure = [paper.profile.to_json(), paper.runtime]
-        key = digest(["speed", structure, asdict(self.workload), self.environment, processor()])
+    def _speed(self, graph: Graph, artifact: Path, anew: int | None) -> tuple[Timings, Power, str]:
+        meter = find_meter(self.workload)
+        key = self._speed_key(graph, (meter.name, meter.source), anew)
 
         def write(folder: Path) -> StageCostFacts:
             started = time.perf_counter()
             runner = open_artifact(artifact, threads=self.workload.threads)
             batch = workload_batch(self.task, self.workload)
-            meter = find_meter(self.workload)
             self.report("measure speed", 0, 0)
             with self.host.measuring():
                 timings = time_runner(runner, batch, self.workload, patience=self.patience)
@@ -148,11 +159,17 @@ class Gatherer:
             (folder / "power.json").write_text(json.dumps(asdict(power)))
             return StageCostFacts(time.perf_counter() - started)
 
-        folder, _, _ = self.store.make(key, "speed", write)
+        folder, _, _ = self.store.make(key, "speed", write, keep=graph.keys)
         raw = next((folder / "timings").glob("*.json"))
         self.samples.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(raw, self.samples / raw.name)
         return load_timings(raw.parent, raw.stem), _power(folder / "power.json"), raw.stem
+
+    def _speed_key(self, graph: Graph, meter: tuple[str, str | None], anew: int | None) -> Key:
+        step, paper = graph.last.step, graph.paper
+        deployed = [step.name, step.version, dict(step.settings), paper.runtime]
+        how = [TIMING, asdict(self.workload), asdict(self.patience), self.environment]
+        return digest(["speed", paper.profile.to_json(), deployed, how, processor(), meter, anew])
 
 
 def workload_batch(task: Task, workload: Workload) -> Batch:

@@ -33,6 +33,11 @@ DRAWS: Final = (50, 2000)
 NEVER_BELOW: Final = {"model_bytes": "payload_bytes"}
 """Metrics that must be built, and what paper knows them never to be below."""
 
+OF_TRAINING: Final = frozenset(
+    {"training_flops", "trainable_parameters", "training_payload_bytes", "gradient_bytes"}
+)
+"""Metrics of the papers that trainings start from, which the finished candidate's does not tell."""
+
 
 def refuse_hopeless(study: Study, material: Material, space: Space, *, judged: bool) -> None:
     """Passes when a search of the study could come to something.
@@ -73,13 +78,18 @@ def paper_bounds(
     for limit in limits:
         below = NEVER_BELOW.get(limit.metric) if limit.upper else None
         metric = table.get(below or limit.metric)
-        if metric is not None and metric.needs == "paper" and not limit.open:
+        if metric is not None and known_on_paper(metric) and not limit.open:
             known.append((limit, on_paper(metric, workload)))
     return known
 
 
+def known_on_paper(metric: Metric) -> bool:
+    """Whether the finished candidate's paper alone tells the figure that a record will have."""
+    return metric.needs == "paper" and metric.name not in OF_TRAINING
+
+
 def on_paper(metric: Metric, workload: Workload) -> Callable[[Paper], float]:
-    """A metric that needs no more than paper, as a function of paper."""
+    """A metric that is `known_on_paper`, as a function of the finished candidate's paper."""
 
     def value(paper: Paper) -> float:
         figure = metric.evaluate(Evidence(paper, workload)).value

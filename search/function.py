@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ class FunctionWork:
         """Calls the function once; the figures count for every fidelity.
 
         Raises:
-            StepFailed: an objective is missing, or no number.
+            StepFailed: an objective is missing, or a figure is not finite.
         """
         started = time.time()
         figures = self.evaluate(ask.configuration, ask.seed)
@@ -40,6 +41,9 @@ class FunctionWork:
             raise StepFailed(
                 "illegal", f"evaluate returned no {missing[0]!r}, only {', '.join(figures)}"
             )
+        odd = [name for name, value in figures.items() if not math.isfinite(value)]
+        if odd:
+            raise StepFailed("diverged", f"evaluate returned {figures[odd[0]]} as {odd[0]!r}")
         taken = {
             n: Measurement(float(v), units.get(n, "dimensionless"), "measured")
             for n, v in figures.items()

@@ -156,6 +156,28 @@ def refuse_contradictions(limits: Iterable[Limit]) -> None:
                 )
 
 
+_PREFIXES: Final = {"": 1e0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
+_KNOWN: Final[dict[str, tuple[str, float]]] = {
+    "fraction": ("", 1.0),
+    "%": ("", 0.01),
+    "dimensionless": ("", 1.0),
+    "byte": ("byte", 1.0),
+    **{f"{prefix}B": ("byte", size) for prefix, size in _PREFIXES.items()},
+    **{f"{prefix}iB": ("byte", 1024.0 ** (i + 1)) for i, prefix in enumerate("KMGT")},
+    **{unit: ("second", 1.0) for unit in ("second", "s")},
+    "ms": ("second", 1e-3),
+    "us": ("second", 1e-6),
+    "µs": ("second", 1e-6),
+    "joule": ("joule", 1.0),
+    "J": ("joule", 1.0),
+    "mJ": ("joule", 1e-3),
+    "kJ": ("joule", 1e3),
+    **{f"{prefix}FLOP": ("FLOP", size) for prefix, size in _PREFIXES.items()},
+}
+"""Units that limits are usually written in: what they measure, and how much of it. Pint takes a
+third of a second to be imported; what is not listed here is asked of it."""
+
+
 @cache
 def unit_registry() -> UnitRegistry[float]:
     """Pint's units and ours: FLOP, token, item, money. 1 MB is 10^6 bytes, 1 MiB is 2^20."""
@@ -185,6 +207,18 @@ def convert(number: float, unit: str, wanted: str) -> float:
     """
     if unit == wanted:
         return number
+    factor = _factor(unit, wanted)
+    # A factor below 1 as a division: 5 ms is 0.005 s to the last digit, not 5 * 0.001.
+    inverse = round(1.0 / factor) if factor < 1.0 else 0
+    if inverse and math.isclose(inverse * factor, 1.0, rel_tol=1e-12):
+        return number / inverse
+    return float(number * factor)
+
+
+def _factor(unit: str, wanted: str) -> float:
+    known = _KNOWN.get(unit), _KNOWN.get(wanted)
+    if known[0] and known[1] and known[0][0] == known[1][0]:
+        return known[0][1] / known[1][1]
     try:
         source, target = _in_root_units(unit), _in_root_units(wanted)
     except ValueError:
@@ -192,12 +226,7 @@ def convert(number: float, unit: str, wanted: str) -> float:
     # Root units, not dimensions: pint holds a byte for dimensionless, and 5 MB is no accuracy.
     if source.units != target.units:
         raise ValueError(f"{unit!r} is no unit of {wanted!r}")
-    factor = source.magnitude / target.magnitude
-    # A factor below 1 as a division: 5 ms is 0.005 s to the last digit, not 5 * 0.001.
-    inverse = round(1.0 / factor) if factor < 1.0 else 0
-    if inverse and math.isclose(inverse * factor, 1.0, rel_tol=1e-12):
-        return number / inverse
-    return float(number * factor)
+    return float(source.magnitude / target.magnitude)
 
 
 def _quantity(text: str, wanted: str, whole: str) -> float:
@@ -238,6 +267,8 @@ def _refuse_impossible(limit: Limit, unit: str) -> None:
 
 def _has_dimension(unit: str) -> bool:
     """Amounts of something physical are never negative; scores without a dimension may be."""
+    if unit in _KNOWN:
+        return _KNOWN[unit][0] != ""
     try:
         return str(_in_root_units(unit).units) != "dimensionless"
     except ValueError:

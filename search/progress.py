@@ -19,7 +19,7 @@ from .events import Event, Listener, ignore
 from .pareto import hypervolume
 from .records import Record
 from .run import ObjectiveRow
-from .select import amount
+from .units import readable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -211,7 +211,7 @@ def _rows(now: Standing) -> Iterator[tuple[str, str]]:
 
 def _best(row: ObjectiveRow, losses: Any) -> tuple[str, str]:
     value = float(losses.min()) * (-1.0 if row.direction == "maximize" else 1.0)
-    return row.name, amount(value, row.unit)
+    return row.name, readable(value, row.unit)
 
 
 def _left(budget: Budget, spent: Spent) -> Iterator[str]:
@@ -236,5 +236,5 @@ def _figures(knowledge: Knowledge, record: Record) -> str:
         return f": {last_words(record.failure.message)}"
     rows = knowledge.study.objective_rows()
     known = [(row, record.value(row.name)) for row in rows]
-    figures = ", ".join(f"{row.name} {amount(v, row.unit)}" for row, v in known if v is not None)
+    figures = ", ".join(f"{row.name} {readable(v, row.unit)}" for row, v in known if v is not None)
     return f": {figures}" if figures else ""

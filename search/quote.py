@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import StudyError
 from ..evaluators.compute.backward import training_step_flops
 from ..spaces.configuration import Configuration
-from ..spaces.lower import Graph, Node, lower
+from ..spaces.lower import Graph, lower
 from ..spaces.profile import forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
 from ..spaces.space import Space
@@ -120,18 +120,12 @@ def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, tri
 
 def _training_flops(graph: Graph, tokens: int, *, long: bool) -> float:
     total = 0.0
-    for node in _whole(graph):
+    for node in graph.trained:
         if (node.training is not None) == long:
             recipe = node.before.recipe
             step = training_step_flops(node.before.profile, recipe.trainable, recipe.batch, tokens)
             total += sum(step) * recipe.total_steps
     return total
-
-
-def _whole(graph: Graph) -> list[Node]:
-    """The last Train of each chain: a chain over the rungs is one training."""
-    trains = [node for node in graph if node.trains]
-    return [n for n in trains if n.until_step == n.before.recipe.total_steps]
 
 
 def _disk(trainings: int, trials: int, graphs: Sequence[Graph], low: bool) -> float:

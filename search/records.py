@@ -88,7 +88,6 @@ class Record:
         started, finished: unix time.
         files: digests of raw samples and per-item predictions in the run's `samples/`, by piece.
         seed: the seed of the ask.
-        energy_j: what a meter saw of this trial's own work, joules; None: no meter was read.
     """
 
     number: int
@@ -104,7 +103,6 @@ class Record:
     finished: float | None = None
     attempts: int = 1
     files: Mapping[str, str] = field(default_factory=dict)
-    energy_j: float | None = None
 
     @property
     def measurements(self) -> Mapping[str, Measurement]:
@@ -136,7 +134,6 @@ class Record:
             "finished": self.finished,
             "attempts": self.attempts,
             "files": dict(self.files),
-            "energy_j": self.energy_j,
         }
 
     @staticmethod
@@ -157,5 +154,4 @@ class Record:
             finished=data["finished"],
             attempts=data["attempts"],
             files=data["files"],
-            energy_j=data.get("energy_j"),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from ..spaces.configuration import Configuration
 from ..spaces.lower import Graph, Subject, lower, walk
 from ..spaces.paper import Paper, Workload
 from ..spaces.space import Space
-from .budget import Tariff
+from .budget import Tariff, trainings_used
 from .driver import Rules
 from .fidelity import promotions
-from .foresight import fits, on_paper
+from .foresight import fits, known_on_paper, on_paper
 from .limits import Limit
 from .pareto import reference_point
 from .records import Record
@@ -119,6 +120,7 @@ class Knowledge:
             seed=study.seed,
             baseline=subject.baseline,
             needs_baseline=any(limit.open for limit in study.limits()),
+            initial=initial_trials(self.space),
             enqueue=enqueued(study.enqueue, self.space),
             parameters=self.space.parameters,
             rungs=len(subject.rungs),
@@ -212,15 +214,14 @@ class Knowledge:
     def _known(self, rows: Sequence[ObjectiveRow]) -> dict[int, Callable[[Paper], float]]:
         table = metrics()
         exact = {i: table[row.name] for i, row in enumerate(rows) if row.name in table}
-        return {i: on_paper(m, self.workload) for i, m in exact.items() if m.needs == "paper"}
+        return {i: on_paper(m, self.workload) for i, m in exact.items() if known_on_paper(m)}
 
     def _fits(self) -> Callable[[Paper], bool]:
         return fits(self.limits(), self.workload)
 
     def _admits(self) -> Callable[[Configuration], bool]:
         limit = self.study.budget.trainings or 0
-        begun = [r for r in self.storage.records.values() if r.state != "failed"]
-        made = {name for r in begun for name in self.lookup.trainings(r.configuration)}
+        made = trainings_used(self.storage.records.values(), self.lookup.trainings)
         return lambda c: len(made | set(self.lookup.trainings(c))) <= max(limit, len(made))
 
 
@@ -245,20 +246,48 @@ def tariff(study: Study) -> Tariff:
         watts=None if row is None else row.watts(1.0) * threads,
         pue=settings.pue or pue(),
         kg_per_kwh=region.gco2e_per_kwh / 1000.0,
-        price_per_hour=_price(settings.usd_per_hour, row, threads),
+        price_per_hour=None if row is None else row.usd_per_hour * threads,
         price_per_kwh=settings.usd_per_kwh,
         sources="; ".join(
             [f"{region.name}: {region.source}, {region.year}"]
             + ([] if row is None else [f"{row.name}: {row.power_source}; {row.price_source}"])
         ),
+        instance_per_hour=settings.usd_per_hour,
     )
 
 
-def _price(given: float | None, row: object, threads: int) -> float | None:
-    if given is not None:
-        return given
-    hourly = getattr(row, "usd_per_hour", None)
-    return None if hourly is None else float(hourly) * threads
+def initial_trials(space: Space) -> int:
+    """Trials of the initial design: 8, fewer in a space of few parameters.
+
+    As many as the grey-box sampler takes for it, so that the reference point is frozen when the
+    sampler begins to look at it.
+    """
+    from .samplers.greybox import initial_size
+
+    names: set[str] = set()
+    for turn in range(max((len(part.methods) for part in space.slots), default=0)):
+        space.suggest(_Naming(names, turn))
+    return initial_size(len(names))
+
+
+@dataclass(frozen=True)
+class _Naming:
+    """Notes the names that a space asks for; in each turn another method of every slot answers."""
+
+    names: set[str]
+    turn: int
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.names.add(name)
+        return choices[self.turn % len(choices)]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        self.names.add(name)
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.names.add(name)
+        return low
 
 
 def _sign(row: ObjectiveRow) -> float:

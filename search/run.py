@@ -27,6 +27,8 @@ from .records import Record
 FORMAT: Final = 1
 """Version of what a run folder and its study hold; another version is refused, never guessed."""
 
+DAMAGED: Final = "it must hold `format`, `name` and `storage`; put it back from a copy of the run"
+
 LOCAL_STORAGE: Final = "sqlite:///study.db"
 """The storage's URL as run.json writes it when the study lies in the run folder."""
 
@@ -42,7 +44,7 @@ class ObjectiveRow:
 
 @dataclass(frozen=True)
 class Header:
-    """What a run is about; written once, when it is created.
+    """What a run is about; a resume changes only what it may change of the study.
 
     Args:
         name: the study's name.
@@ -90,7 +92,7 @@ class Run:
         study: the resolved study file, as data.
         objectives: in the study's order.
         metrics: unit, direction, resource, definition of every metric with a figure, by name.
-        constraints: as the study file writes them, resolved against the baseline where needed.
+        constraints: as the study file writes them.
         records: every search trial, in the order of their numbers.
         baseline: trial 0, None before it ended.
         confirmations: repeats and test-split records of front points, by trial number.
@@ -148,12 +150,16 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise RunError(
             f"{folder} is no run: it has no run.json; give the folder that `paretune search` made"
         )
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    about = _read_mapping(path)
+    if about is None:
+        raise RunError(f"{path} is damaged: {DAMAGED}")
     if about.get("format") != FORMAT:
         raise RunError(
             f"{folder} has format {about.get('format')!r}, this version reads {FORMAT}; "
             "open it with the version of paretune that wrote it"
         )
+    if not all(isinstance(about.get(key), str) for key in ("name", "storage")):
+        raise RunError(f"{path} is damaged: {DAMAGED}")
     return about
 
 
@@ -204,8 +210,18 @@ def _fresh_snapshot(folder: Path, stamp: list[list[int]] | None) -> dict[str, An
     path = folder / "snapshot.json"
     if stamp is None or not path.is_file():
         return None
-    snapshot: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return snapshot if snapshot["stamp"] == stamp and snapshot["format"] == FORMAT else None
+    snapshot = _read_mapping(path) or {}  # a damaged one is as good as none
+    fresh = snapshot.get("stamp") == stamp and snapshot.get("format") == FORMAT
+    return snapshot if fresh else None
+
+
+def _read_mapping(path: Path) -> dict[str, Any] | None:
+    """A JSON object from a file, None where the file holds none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
@@ -226,7 +242,7 @@ def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
         study=header.study,
         objectives=header.objectives,
         metrics=header.metrics,
-        constraints=tuple(notes.get("constraints", header.constraints)),
+        constraints=header.constraints,
         records=tuple(record for record in records if record.purpose == "search"),
         baseline=baseline[0] if baseline else None,
         confirmations=confirmations,

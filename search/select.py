@@ -1,50 +1,31 @@
-"""Selection: the best point under given limits, from what is stored, and why in one sentence."""
+"""Selection: the best point under given limits, from what is stored, and why in one sentence.
+
+The baseline is a rival: a trial that it dominates is not chosen, and where no trial is better than
+it at anything, the baseline is the choice and the sentence says so.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import StudyError, UnknownName
-from ..evaluators.measurement import Measurement
+from .against import Gap, confirmed_gaps, gap
+from .front import Front, front_of, judge, values
 from .limits import Limit, parse_limit
-from .pareto import knee, non_dominated, scaled
+from .pareto import scaled
 from .records import Record
 from .run import Run
+from .units import readable
 
 if TYPE_CHECKING:
     from .rules import Knowledge
 
-Z95: Final = 1.959964
 MOST_RIVALS: Final = 3
-
-Verdict = Literal["better", "worse", "no clear difference"]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One figure of the selected trial against the baseline's.
-
-    Args:
-        metric, unit: of both figures.
-        value, baseline: the figures.
-        low, high: 95 % interval of `value - baseline`, taking the two as independent; None where a
-            measured figure has no standard error.
-        verdict: whether the difference counts.
-    """
-
-    metric: str
-    unit: str
-    value: float
-    baseline: float
-    low: float | None
-    high: float | None
-    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -55,8 +36,8 @@ class Selection:
         number: the trial. record: as stored.
         sentence: why, for a person.
         limits: that were applied, resolved against the baseline.
-        comparisons: with the baseline, one per objective; empty without a baseline.
-        kept: how many trials keep all limits.
+        comparisons: with the baseline, one per objective; empty without a baseline, and for it.
+        kept: how many trials keep all limits, the baseline apart.
         rivals: the next best trials of the front, best first.
     """
 
@@ -64,7 +45,7 @@ class Selection:
     record: Record
     sentence: str
     limits: tuple[Limit, ...]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Gap, ...]
     kept: int
     rivals: tuple[int, ...]
 
@@ -91,30 +72,25 @@ def select(
     for name in [*names, *([prefer] if prefer else [])]:
         if name not in run.metrics:
             raise UnknownName("metric", name, run.metrics)
-    units = {name: facts["unit"] for name, facts in run.metrics.items()}
-    baseline = _figures(run.baseline) if run.baseline else {}
-    parsed = [parse_limit(text, units) for text in (where or run.constraints)]
-    limits = tuple(limit.resolve(baseline) for limit in parsed)
-    for limit in limits:
-        if limit.open:
-            raise StudyError(
-                f"{limit.text!r} needs the baseline's {limit.metric}, which this run does not "
-                "hold; write the number instead"
-            )
-    needed = dict.fromkeys([*names, *([prefer] if prefer else [])])
-    kept = _keeping(run.records, limits, list(needed), prefer or names[0])
-    losses = _losses(kept, names, run.metrics)
-    order = _ranked(losses, _losses(kept, [prefer], run.metrics)[:, 0] if prefer else None)
-    chosen = kept[order[0]]
-    comparisons = _comparisons(chosen, run, list(needed))
+    limits = _limits(run, where)
+    needed = list(dict.fromkeys([*names, *([prefer] if prefer else [])]))
+    _refuse_nothing_kept(run, limits, needed)
+    front = front_of(run, needed, limits)
+    kept = sum(record.purpose == "search" for record in front.judged)
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in front.excluded.items())
+        raise StudyError(f"no trial can be judged: {reasons}; ask for other metrics")
+    order = best_first(front, prefer)
+    chosen = order[0]
+    found = () if chosen.purpose == "baseline" else _comparisons(run, chosen, needed)
     return Selection(
         number=chosen.number,
         record=chosen,
-        sentence=_sentence(chosen, comparisons, limits, len(kept), prefer),
+        sentence=_sentence(run, chosen, found, limits, kept, prefer),
         limits=limits,
-        comparisons=comparisons,
-        kept=len(kept),
-        rivals=tuple(kept[i].number for i in order[1 : 1 + MOST_RIVALS]),
+        comparisons=found,
+        kept=kept,
+        rivals=tuple(record.number for record in order[1 : 1 + MOST_RIVALS]),
     )
 
 
@@ -124,44 +100,72 @@ def recommend(knowledge: Knowledge) -> int:
     Raises:
         StudyError: no trial has ended within the limits.
     """
-    records = [r for r in knowledge.storage.records.values() if r.purpose == "search"]
-    ended = [r for r in records if r.state == "final" and knowledge.losses(r) is not None]
-    kept = [r for r in ended if not any(v > 0 for v in knowledge.violations(r).values())]
-    if not kept:
+    front = current_front(knowledge)
+    if not any(record.purpose == "search" for record in front.judged):
         raise StudyError("no trial has ended within the limits; search on, or widen them")
-    losses = np.array([knowledge.losses(r) for r in kept], dtype=np.float64)
-    return kept[_ranked(losses, None)[0]].number
+    return best_first(front)[0].number
 
 
-def _ranked(losses: NDArray[np.float64], preferred: NDArray[np.float64] | None) -> list[int]:
-    """Rows of the front, best first: by the preferred loss, or the knee and what lies like it."""
-    front = np.flatnonzero(non_dominated(losses))
-    balance = scaled(losses[front]).sum(axis=1)
-    if preferred is None:
-        first = front[knee(losses[front])]
-        order = [int(i) for i in front[np.argsort(balance, kind="stable")]]
-        return [int(first), *(i for i in order if i != first)]
-    # Beyond the front too: the metric that is preferred need not be an objective.
-    rows = np.arange(len(losses))
-    everywhere = scaled(losses).sum(axis=1)
-    return [int(i) for i in rows[np.lexsort((everywhere, preferred))]]
+def current_front(knowledge: Knowledge) -> Front:
+    """The front of a study that is still open, the baseline among its rivals."""
+    records = [r for _, r in sorted(knowledge.storage.records.items()) if r.purpose != "confirm"]
+    broken = {
+        r.number: [text for text, by in knowledge.violations(r).items() if by > 0]
+        for r in records
+        if r.state == "final"
+    }
+    rows = knowledge.study.objective_rows()
+    signs = {row.name: -1.0 if row.direction == "maximize" else 1.0 for row in rows}
+    return judge(records, signs, {r.number: broken.get(r.number, ()) for r in records})
 
 
-def _keeping(
-    records: Sequence[Record], limits: Sequence[Limit], names: Sequence[str], about: str
-) -> list[Record]:
-    ended = [r for r in records if r.state == "final" and r.purpose == "search"]
-    whole = [r for r in ended if all(name in _figures(r) for name in names)]
+def best_first(front: Front, prefer: str | None = None) -> list[Record]:
+    """Records to choose from, best first: the knee and what balances like it, or by one metric.
+
+    Args:
+        front: on the objectives, and on `prefer` too where this is none of them.
+        prefer: the metric to be best at, for which trials beside the front count too.
+    """
+    tried = np.array([record.purpose != "baseline" for record in front.judged], dtype=bool)
+    losses, rival = front.losses, front.losses[~tried]
+    better = tried & (losses[:, None] < rival).any(axis=2).all(axis=1)
+    if not better.any():
+        return [front.judged[i] for i in np.flatnonzero(~tried)]
+    if prefer is not None:
+        rows = np.flatnonzero(better)
+        wanted = losses[rows, front.objectives.index(prefer)]
+        order = rows[np.lexsort((scaled(losses[rows]).sum(axis=1), wanted))]
+        return [front.judged[i] for i in order]
+    rows = np.flatnonzero(front.on & better)
+    order = rows[np.argsort(scaled(losses[rows]).sum(axis=1), kind="stable")]
+    return [front.judged[i] for i in order]
+
+
+def _limits(run: Run, where: Sequence[str]) -> tuple[Limit, ...]:
+    units = {name: facts["unit"] for name, facts in run.metrics.items()}
+    baseline = values(run.baseline) if run.baseline else {}
+    parsed = [parse_limit(text, units) for text in (where or run.constraints)]
+    for limit in (limits := tuple(limit.resolve(baseline) for limit in parsed)):
+        if limit.open:
+            raise StudyError(
+                f"{limit.text!r} needs the baseline's {limit.metric}, which this run does not "
+                "hold; write the number instead"
+            )
+    return limits
+
+
+def _refuse_nothing_kept(run: Run, limits: Sequence[Limit], names: Sequence[str]) -> None:
+    ended = [r for r in run.records if r.state == "final"]
+    whole = [r for r in ended if all(name in values(r) for name in names)]
     if not whole:
         raise StudyError(
             f"none of {len(ended)} finished trials has figures for {', '.join(names)}; "
             "search on, or ask for other metrics"
         )
-    kept = [r for r in whole if all(limit.satisfied(_figures(r)) for limit in limits)]
-    if kept:
-        return kept
+    if any(all(limit.satisfied(values(r)) for limit in limits) for r in whole):
+        return
     nearest = min(whole, key=lambda record: _worst(record, limits))
-    broken = [limit for limit in limits if not limit.satisfied(_figures(nearest))]
+    broken = [limit for limit in limits if not limit.satisfied(values(nearest))]
     says = "; ".join(f"{m.metric} is {_shown(nearest, m.metric)}" for m in broken)
     raise StudyError(
         f"no trial keeps {' and '.join(repr(limit.text) for limit in limits)}; the nearest is "
@@ -170,104 +174,64 @@ def _keeping(
 
 
 def _worst(record: Record, limits: Sequence[Limit]) -> float:
-    violations = [limit.violation(_figures(record)) for limit in limits]
+    violations = [limit.violation(values(record)) for limit in limits]
     return max((math.inf if v is None else v for v in violations), default=0.0)
 
 
-def _figures(record: Record) -> dict[str, float]:
-    return {n: m.value for n, m in record.measurements.items() if m.value is not None}
-
-
-def _losses(
-    records: Sequence[Record], names: Sequence[str], metrics: Mapping[str, Mapping[str, str]]
-) -> NDArray[np.float64]:
-    signs = [-1.0 if metrics[name]["direction"] == "maximize" else 1.0 for name in names]
-    rows = [[_figures(record)[name] for name in names] for record in records]
-    return np.asarray(np.array(rows, dtype=np.float64) * np.array(signs))
-
-
-def _comparisons(chosen: Record, run: Run, names: Sequence[str]) -> tuple[Comparison, ...]:
+def _comparisons(run: Run, chosen: Record, names: Sequence[str]) -> tuple[Gap, ...]:
     if run.baseline is None:
         return ()
-    found = []
-    for name in names:
-        mine, theirs = chosen.measurements.get(name), run.baseline.measurements.get(name)
-        if mine is None or theirs is None or mine.value is None or theirs.value is None:
-            continue
-        gap, half = mine.value - theirs.value, _half(mine, theirs)
-        low, high = (None, None) if half is None else (gap - half, gap + half)
-        verdict = _verdict(gap, half or 0.0, run.metrics[name]["direction"] == "maximize")
-        found.append(Comparison(name, mine.unit, mine.value, theirs.value, low, high, verdict))
-    return tuple(found)
-
-
-def _half(a: Measurement, b: Measurement) -> float | None:
-    """Half the 95 % interval of a difference of independent figures; exact ones have none."""
-    errors = [0.0 if m.source == "exact" else m.stderr for m in (a, b)]
-    if any(error is None for error in errors):
-        return None
-    return Z95 * math.hypot(*(error or 0.0 for error in errors))
-
-
-def _verdict(gap: float, half: float, more_is_better: bool) -> Verdict:
-    if abs(gap) <= half or gap == 0.0:
-        return "no clear difference"
-    return "better" if (gap > 0) == more_is_better else "worse"
+    found = (gap(run, name, chosen, run.baseline) for name in names)
+    return tuple(one for one in found if one is not None)
 
 
 def _sentence(
+    run: Run,
     chosen: Record,
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[Gap],
     limits: Sequence[Limit],
     kept: int,
     prefer: str | None,
 ) -> str:
-    rule = f"is best at {prefer}" if prefer else "gives the best balance of the objectives"
-    among = f"of {kept} trial{'s' if kept != 1 else ''}"
+    among = f"{kept} trial{'s' if kept != 1 else ''}"
     under = f" with {' and '.join(limit.text for limit in limits)}" if limits else ""
-    start = f"Trial {chosen.number} {rule} {among}{under}"
+    if chosen.purpose == "baseline":
+        return f"None of {among}{under} beats the baseline at anything; the baseline is the choice."
+    rule = f"is best at {prefer}" if prefer else "gives the best balance of the objectives"
+    start = f"Trial {chosen.number} {rule} of {among}{under}"
     if not comparisons:
         return f"{start}."
-    return f"{start}; against the baseline: {', '.join(map(_in_words, comparisons))}."
+    tested = confirmed_gaps(run, chosen.number)
+    test = _listed(run, [tested[gap.metric][0] for gap in comparisons if gap.metric in tested])
+    seen = f" On the test split: {test}." if test else ""
+    return f"{start}; against the baseline: {_listed(run, comparisons)}.{seen}"
 
 
-def _in_words(c: Comparison) -> str:
-    value = amount(c.value, c.unit)
-    if c.unit == "fraction":
-        change = f"{100 * (c.value - c.baseline):+.1f} points"
-        interval = "" if c.low is None else f" ({100 * c.low:+.1f} to {100 * (c.high or 0):+.1f})"
-    else:
-        base = abs(c.baseline) or 1.0
-        change = f"{100 * (c.value - c.baseline) / base:+.0f} %"
-        wide = c.low is not None and c.high is not None and c.high > c.low
-        interval = f" ({100 * (c.low or 0) / base:+.0f} to {100 * (c.high or 0) / base:+.0f})"
-        interval = interval if wide else ""
-    verdict = "" if c.verdict == "better" else f", {c.verdict}"
-    return f"{c.metric} {value} ({change}{interval}{verdict})".replace(") (", "; ")
+def _listed(run: Run, found: Sequence[Gap]) -> str:
+    return ", ".join(_in_words(one, run.metrics[one.metric]["unit"]) for one in found)
+
+
+def _in_words(gap: Gap, unit: str) -> str:
+    points = unit == "fraction"
+    size = 0.01 if points else abs(gap.theirs) / 100 or 1.0
+    name = "points" if points else "%" if gap.theirs else unit
+    apart = (gap.mine - gap.theirs) / size
+    digits = 1 if points or abs(apart) < 10 else 0
+    more = f"{name} {'more' if apart > 0 else 'less'}"
+    told = f"{abs(apart):.{digits}f} {more}" if apart else "the same"
+    # where a relative difference counts beyond doubt, its interval would only fill the line
+    if gap.half and gap.low is not None and gap.high is not None and (points or _in_doubt(gap)):
+        told += f", 95 % interval {gap.low / size:+.{digits}f} to {gap.high / size:+.{digits}f}"
+    doubt = ": no clear difference" if apart and _in_doubt(gap) else ""
+    return f"{gap.metric} {readable(gap.mine, unit)} ({told}{doubt})"
+
+
+def _in_doubt(gap: Gap) -> bool:
+    return gap.verdict == "same"
 
 
 def _shown(record: Record, metric: str) -> str:
     figure = record.measurements.get(metric)
     if figure is None or figure.value is None:
         return "missing"
-    return amount(figure.value, figure.unit)
-
-
-def amount(value: float, unit: str) -> str:
-    """A figure as one reads it: four digits, bytes and seconds with a prefix.
-
-    >>> amount(23_000_000, "byte"), amount(0.00391, "second"), amount(0.5831, "fraction")
-    ('23 MB', '3.91 ms', '0.5831')
-    """
-    prefixes = {"byte": "B", "FLOP": "FLOP", "second": "s", "joule": "J"}
-    if unit in ("fraction", "dimensionless"):
-        return f"{value:.4g}"
-    if unit not in prefixes or value == 0.0:
-        return f"{value:.4g} {unit}"
-    power = min(4, max(-3 if unit in ("second", "joule") else 0, math.floor(_thousands(value))))
-    prefix = {-3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T"}[power]
-    return f"{value / 1000.0**power:.4g} {prefix}{prefixes[unit]}"
-
-
-def _thousands(value: float) -> float:
-    return math.log10(abs(value)) / 3.0
+    return readable(figure.value, figure.unit)

@@ -32,7 +32,7 @@ from .samplers import sampler
 from .stages import StageStore, cache_root
 from .storage import StudyStorage, guarded, move
 from .study import Study, load_study
-from .subject import load_material
+from .subject import Material, items_digest, load_material
 from .trial import TrialWork
 
 Evaluate = Callable[[Configuration, int], Mapping[str, float]]
@@ -65,12 +65,19 @@ def start(
     material = load_material(study, store.root / "data")
     space = Space.of(study.space, material.subject.paper)
     refuse_hopeless(study, material, space, judged=evaluate is not None)
+    if study.engine.kind == "ray" and evaluate is None:
+        from .engines.ray import require_ray
+
+        require_ray()
     storage = StudyStorage.open(folder, _header(study))
     with closing(storage):
         _refuse_other_judge(storage, evaluate)
+        _refuse_other_material(storage, study, material)
+        words = _changed_libraries(storage, material)
         _describe(storage, study)
         knowledge = Knowledge(study, material, space, storage)
-        words = () if study is asked else (f"{study.sampler} knows one fidelity: rungs are off",)
+        if study is not asked:
+            words.append(f"{study.sampler} knows one fidelity: rungs are off")
         return _search(knowledge, quiet=quiet, evaluate=evaluate, words=words)
 
 
@@ -131,7 +138,7 @@ def _search(
 ) -> dict[str, Any]:
     study, storage = knowledge.study, knowledge.storage
     driver = Driver(storage, knowledge.rules())
-    work: Work = TrialWork(storage.folder)
+    work: Work = TrialWork(storage.folder.resolve())  # workers have folders of their own
     if evaluate is not None:
         from .function import FunctionWork
 
@@ -228,6 +235,35 @@ def _refuse_other_judge(storage: StudyStorage, evaluate: Evaluate | None) -> Non
             "`paretune resume`, or give another folder"
         )
     storage.note("judge", judge)
+
+
+def _refuse_other_material(storage: StudyStorage, study: Study, material: Material) -> None:
+    """Raises where the model or the data are not what the run's earlier figures are of."""
+    here = {name: items_digest(items) for name, items in sorted(material.task.splits.items())}
+    here["model"] = material.source.digest
+    there = storage.notes.get("data", here)
+    changed = sorted(name for name in {**there, **here} if there.get(name) != here.get(name))
+    if changed:
+        model, splits = "model" in changed, [name for name in changed if name != "model"]
+        what = [f"the model {study.model}"] if model else []
+        what += [f"the data {study.task.name} ({', '.join(splits)})"] if splits else []
+        raise RunError(
+            f"{' and '.join(what)} changed since {storage.folder} was begun, and figures of both "
+            "do not compare; put back what was there, or search in another folder"
+        )
+    storage.note("data", here)
+
+
+def _changed_libraries(storage: StudyStorage, material: Material) -> list[str]:
+    """What to say where figures come from other versions than the run's first ones."""
+    here = dict(material.subject.environment)
+    there = storage.notes.get("libraries", here)
+    storage.note("libraries", there)
+    return [
+        f"this run was begun with {name} {there.get(name)}, here is {version}: figures may differ"
+        for name, version in here.items()
+        if there.get(name) != version
+    ]
 
 
 def _summary(storage: StudyStorage, ended: Done) -> dict[str, Any]:

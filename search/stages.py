@@ -3,7 +3,7 @@
     ROOT/stages/KEY/        the files of a stage, and stage.json (step, sizes, seconds)
     ROOT/costs/KEY.json     what it cost; kept when the stage is evicted
     ROOT/locks/KEY.lock     held by the one process that makes it
-    ROOT/making/            half-written stages; swept when their maker is gone
+    ROOT/making/            half-written stages, named HOST-PID-ID; swept when their maker is gone
 
 A stage is written beside and renamed into place, so a half-written one is never found. Losing a
 stage loses time, never results: everything can be made again from its key's graph.
@@ -14,21 +14,25 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
+import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ..errors import StorageFailed
+from ..errors import BadRequest, StorageFailed
 from ..spaces.steps import Key
 
 DEFAULT_LIMIT_BYTES: Final = 20_000_000_000
 POLL_SECONDS: Final = 0.05
+ABANDONED_SECONDS: Final = 2 * 86400
+"""A stage in the making for longer than this is swept, whoever makes it."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,20 @@ class StageStore:
 
     Args:
         root: the store's folder, made if missing.
-        limit_bytes: above this the stages used longest ago are evicted.
+        limit_bytes: above this the stages used longest ago are evicted; None:
+            `$PARETUNE_CACHE_LIMIT_GB`, else 20 GB.
+
+    Raises:
+        BadRequest: the root is no folder, or the limit no size.
+        StorageFailed: the folder cannot be written.
     """
 
     def __init__(self, root: Path, limit_bytes: int | None = None) -> None:
-        given = os.environ.get("PARETUNE_CACHE_LIMIT_GB")
-        fallback = int(float(given) * 1e9) if given else DEFAULT_LIMIT_BYTES
         self.root = root
-        self.limit_bytes = fallback if limit_bytes is None else limit_bytes
+        self.limit_bytes = _given_limit() if limit_bytes is None else limit_bytes
         with _storage_errors(root):
             for name in ("stages", "costs", "locks", "making"):
-                (root / name).mkdir(parents=True, exist_ok=True)
+                _make_folder(root / name)
 
     def find(self, key: Key) -> Path | None:
         """The folder of a stage, None where it is not (any more)."""
@@ -101,6 +108,7 @@ class StageStore:
         step: str,
         write: Callable[[Path], StageCostFacts],
         waiting: Callable[[], object] = lambda: None,
+        keep: Collection[Key] = (),
     ) -> tuple[Path, StageNote, bool]:
         """Finds a stage, or makes it; a second process that wants it waits for the first.
 
@@ -109,6 +117,7 @@ class StageStore:
             write: fills an empty folder; returns what it cost.
             waiting: called again and again while another process makes it; whoever holds the host
                 must give its turn there, or a measurement and a maker wait for each other.
+            keep: keys that are not evicted to make room: what the caller still reads.
 
         Returns:
             The stage's folder, its note, and whether it was found (True) or made here (False).
@@ -124,7 +133,7 @@ class StageStore:
                 return found, note, True
             with _storage_errors(self.root):
                 note = self._write(key, step, write)
-        self.evict(keep={key})
+        self.evict(keep={key, *keep})
         return self.root / "stages" / key, note, False
 
     def record(self, key: Key, step: str, facts: StageCostFacts) -> StageNote:
@@ -136,9 +145,11 @@ class StageStore:
 
     def entries(self) -> list[StageNote]:
         """Every stage that is there, the one used longest ago first."""
-        folders = [path.parent for path in (self.root / "stages").glob("*/stage.json")]
-        folders.sort(key=lambda folder: (folder / "stage.json").stat().st_mtime)
-        return [_read_note(folder / "stage.json") for folder in folders]
+        found = []
+        for path in (self.root / "stages").glob("*/stage.json"):
+            with suppress(FileNotFoundError):  # another process evicted it just now
+                found.append((path.stat().st_mtime, _read_note(path)))
+        return [note for _, note in sorted(found, key=lambda row: row[0])]
 
     def evict(self, keep: set[Key] | None = None, limit_bytes: int | None = None) -> list[Key]:
         """Removes the stages used longest ago until the rest fits the limit; their keys."""
@@ -155,11 +166,14 @@ class StageStore:
         return gone
 
     def sweep(self) -> None:
-        """Removes what makers that are gone left half-written."""
+        """Removes what makers that are gone left half-written.
+
+        The root may be shared between hosts, and only this one's processes can be seen from here.
+        """
         for path in (self.root / "making").iterdir():
-            pid = int(path.name.split("-")[0])
-            if not _alive(pid):
-                shutil.rmtree(path, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                if _abandoned(path):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _remove(self, key: Key) -> bool:
         # Whoever reads a stage holds no lock, so a stage is first renamed away: a reader that has
@@ -170,13 +184,14 @@ class StageStore:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            grave = self.root / "making" / f"{os.getpid()}-{uuid.uuid4().hex}"
-            (self.root / "stages" / key).rename(grave)
+            grave = self.root / "making" / _own_name()
+            with suppress(FileNotFoundError):  # another process evicted it just now
+                (self.root / "stages" / key).rename(grave)
             shutil.rmtree(grave, ignore_errors=True)
         return True
 
     def _write(self, key: Key, step: str, write: Callable[[Path], StageCostFacts]) -> StageNote:
-        folder = self.root / "making" / f"{os.getpid()}-{uuid.uuid4().hex}"
+        folder = self.root / "making" / _own_name()
         folder.mkdir()
         try:
             facts = write(folder)
@@ -236,7 +251,7 @@ def _storage_errors(root: Path) -> Iterator[None]:
 
 
 def _note_json(note: StageNote) -> str:
-    return json.dumps({**vars(note), "sizes": list(note.sizes), "made": time.time()})
+    return json.dumps(vars(note))
 
 
 def _read_note(path: Path) -> StageNote:
@@ -254,6 +269,43 @@ def _replace_json(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     part.replace(path)
+
+
+def _given_limit() -> int:
+    given = os.environ.get("PARETUNE_CACHE_LIMIT_GB")
+    if not given:
+        return DEFAULT_LIMIT_BYTES
+    try:
+        gigabytes = float(given)
+    except ValueError:
+        gigabytes = math.nan
+    if not 0 <= gigabytes < math.inf:
+        raise BadRequest(
+            f"PARETUNE_CACHE_LIMIT_GB is {given!r}; it takes gigabytes, a number of at least 0 "
+            "such as 20 or 0.5; correct it or unset it"
+        )
+    return int(gigabytes * 1e9)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise BadRequest(
+            f"stages cannot lie in {folder.parent}: it is, or is inside, a file; set "
+            "PARETUNE_CACHE to a folder, there already or not"
+        ) from error
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def _abandoned(path: Path) -> bool:
+    if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+        return True
+    host, _, pid = path.name.rpartition("-")[0].rpartition("-")
+    return host == socket.gethostname() and not _alive(int(pid))
 
 
 def _size(path: Path) -> int:

@@ -29,9 +29,10 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import create_engine
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from ..errors import RunError, StorageFailed
+from ..errors import BadRequest, RunError, StorageFailed
 from ..spaces.configuration import Configuration, Scalar
 from .desk import NAME as DESK
 from .desk import Desk
@@ -46,11 +47,7 @@ from .run import (
     write_json,
     write_snapshot,
 )
-
-MAY_CHANGE = frozenset({"budget", "confirm", "engine", "trial"})
-"""Parts of a study that a resume may change; all else makes it another study."""
-
-Violations = Callable[[Record], Mapping[str, float]]
+from .study import MAY_CHANGE
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class StudyStorage:
     """The records of one run, open for the one driver that may write them.
 
     `records` holds every trial by number, `confirmations` the repeats by trial number, `notes` the
-    study-level facts (`reference`, `constraints`, `refused`, `tariff`).
+    study-level facts (`reference`, `refused`, `enqueued`, `tariff`, `judge`, `data`, `libraries`).
     """
 
     def __init__(
@@ -113,6 +110,7 @@ class StudyStorage:
             study_id = _study(disk, about["name"], header)
             lease = Lease(disk.engine, study_id, clock)
             lease.take()
+            _renew_header(disk, study_id, header)
             return StudyStorage(folder, header, disk, study_id, lease)
 
     def draw(
@@ -300,11 +298,31 @@ class StudyStorage:
 def connect(folder: Path, url: str) -> RDBStorage:
     """The database of a run, for its driver."""
     if url != LOCAL_STORAGE:
+        refuse_unusable(url)
         return RDBStorage(url)
     return RDBStorage(
         f"sqlite:///{folder.resolve() / 'study.db'}",
         engine_kwargs={"connect_args": {"factory": _DurableConnection, "timeout": 60.0}},
     )
+
+
+def refuse_unusable(url: str) -> None:
+    """Passes when something is installed that opens this URL; whether it answers is not tried.
+
+    Raises:
+        BadRequest: no database URL, or its driver is not installed.
+    """
+    try:
+        create_engine(url).dispose()
+    except ArgumentError as error:
+        raise BadRequest(
+            f"{url!r} is no database URL ({error}); write it as in sqlite:////folder/study.db or "
+            "postgresql://user@host/name"
+        ) from error
+    except ImportError as error:
+        raise BadRequest(
+            f"nothing here opens {url!r}: {error}; install the database's driver"
+        ) from error
 
 
 def read_snapshot(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -318,6 +336,7 @@ def read_snapshot(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
     url = f"sqlite:///{folder.resolve() / 'study.db'}" if local else about["storage"]
     if local and not (folder / "study.db").is_file():
         raise RunError(f"{folder} has lost its study.db; put it back or search anew")
+    refuse_unusable(url)
     with guarded(folder):
         disk = RDBStorage(url, skip_table_creation=True)
         try:
@@ -334,11 +353,13 @@ def move(folder: Path, url: str) -> None:
 
     Raises:
         RunError: a driver holds the run, or the run already lies there.
+        BadRequest: the URL cannot be read, or its driver is not installed.
         StorageFailed: either database cannot be used.
     """
     about = read_about(folder)
     if about["storage"] == url:
         raise RunError(f"{folder} already lies in {url}; resume it without --storage")
+    refuse_unusable(url)
     snapshot = read_snapshot(folder, about)
     storage = StudyStorage.open(folder, Header.from_json(snapshot["header"]))
     storage.close()  # nobody else held it, and what a killed driver had begun is complete
@@ -438,6 +459,14 @@ def _study(disk: RDBStorage, name: str, header: Header) -> int:
             "or the study that it was made with"
         )
     return study_id
+
+
+def _renew_header(disk: RDBStorage, study_id: int, header: Header) -> None:
+    """Stores the parts that this resume has changed; only by the driver that holds the run."""
+    stored = disk.get_study_user_attrs(study_id)["header"]
+    study = json.loads(json.dumps(header.to_json()["study"]))
+    if stored["study"] != study:
+        disk.set_study_user_attr(study_id, "header", {**stored, "study": study})
 
 
 def _identity(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,12 +42,15 @@ class Document:
     def where(self, path: Way) -> str:
         """The place of a value in words, ending in a colon; of what holds it when it is missing."""
         dotted = ".".join(str(part) for part in path)
-        for end in range(len(path), 0, -1):
-            if path[:end] in self.overrides:
-                return f"--set {self.overrides[path[:end]]}: {dotted}:"
-            if path[:end] in self.lines:
-                return f"{self.name} line {self.lines[path[:end]]}: {dotted}:"
-        return f"{self.name}: {dotted}:" if self.name else f"{dotted}:"
+        holders = [path[:end] for end in range(len(path), 0, -1)]
+        # what an override replaced is not in the file any more, whatever lines it had there
+        over = next((self.overrides[way] for way in holders if way in self.overrides), None)
+        if over is not None:
+            return f"--set {over}: {dotted}:"
+        line = next((f" line {self.lines[way]}" for way in holders if way in self.lines), "")
+        inside = [text for way, text in self.overrides.items() if way[: len(path)] == path]
+        with_ = " with --set " + ", --set ".join(inside) if inside else ""
+        return f"{self.name}{line}{with_}: {dotted}:" if self.name else f"{dotted}:"
 
     def refuse(self, problems: Sequence[Problem]) -> None:
         """Passes when there are none.

@@ -16,7 +16,7 @@ from ..evaluators.catalogue import metrics
 from ..evaluators.compute.timing import Patience
 from ..evaluators.host import HostLock
 from ..evaluators.measurement import Measurement
-from ..evaluators.metric import Evidence
+from ..evaluators.metric import Evidence, StageCost
 from ..spaces.lower import Graph, lower
 from .events import Report
 from .evidence import Gatherer
@@ -90,7 +90,9 @@ class Laboratory:
         graph, artifact, shop = self.make(ask, rung, report)
         gatherer = self.gatherer(report)
         split, share = ("test", 1.0) if ask.purpose == "confirm" else ("validation", rungs[rung])
-        evidence, files = gatherer.gather(graph, artifact, shop.costs(), split, share)
+        stages = _paid(record.stages, shop.costs())
+        anew = ask.seed if ask.purpose == "confirm" else None
+        evidence, files = gatherer.gather(graph, artifact, stages, split, share, anew=anew)
         if ask.purpose == "confirm":
             evidence = replace(evidence, peak=gatherer.peak(artifact))
         reached = Rung(rung, figures(evidence, split), time.time() - started)
@@ -98,7 +100,7 @@ class Laboratory:
             record,
             state="final" if rung == len(rungs) - 1 else "paused",
             rungs=(*record.rungs, reached),
-            stages=shop.costs(),
+            stages=tuple({stage.key: stage for stage in (*record.stages, *stages)}.values()),
             files={**record.files, **files},
         )
 
@@ -106,6 +108,8 @@ class Laboratory:
         """The ask's graph, its artifact's folder, and the workshop that made it."""
         subject = replace(self.material.subject, seed=ask.seed, teacher_seed=self.study.seed)
         graph = lower(ask.configuration, subject, rung)
+        if self.store.find(graph.last.key) is None:
+            _compute_with(self.study.workload.threads)
         with HostLock(self.store.root / "host").training() as turns:
             shop = Workshop(
                 graph, self.store, self.material.task, subject.seed, turn=turns.turn, report=report
@@ -125,6 +129,19 @@ class Laboratory:
             report=report,
             patience=Patience(budget_s=TIMING_SECONDS),
         )
+
+
+def _paid(before: tuple[StageCost, ...], now: tuple[StageCost, ...]) -> tuple[StageCost, ...]:
+    """Stages now, not `cached` where a lower rung of the same trial made them."""
+    made = {stage.key for stage in before if not stage.cached}
+    return tuple(replace(s, cached=s.cached and s.key not in made) for s in now)
+
+
+def _compute_with(threads: int) -> None:
+    # keys name the study's threads, so whoever makes a stage must use as many, an export too
+    import torch
+
+    torch.set_num_threads(threads)
 
 
 def figures(evidence: Evidence, split: str) -> dict[str, Measurement]:

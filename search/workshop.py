@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ class Workshop:
         self._seed = seed
         self._turn = turn
         self._report = report
-        self._step = ""
+        self._step = ""  # these two are the current step's: `_doing`
         self._waited = 0.0
         self._made: dict[Key, StageNote] = {}
 
@@ -67,16 +68,12 @@ class Workshop:
         def write(folder: Path) -> StageCostFacts:
             candidate = self.candidate(node.inputs[0])
             candidate.paper = node.before
-            self._begin(node)
-            started = time.perf_counter()
             assert isinstance(node.step, Deploy)
-            node.step.deploy(candidate, folder, self)
-            return StageCostFacts(time.perf_counter() - started)
+            with self._doing(node) as seconds:
+                node.step.deploy(candidate, folder, self)
+                return StageCostFacts(seconds())
 
-        folder, note, found = self._store.make(node.key, node.step.name, write, self.training_turn)
-        if not found:
-            self._made[node.key] = note
-        return folder
+        return self._stored(node, write)
 
     def costs(self) -> tuple[StageCost, ...]:
         """What each node cost when it was made; those made by this workshop are not `cached`."""
@@ -97,18 +94,8 @@ class Workshop:
             candidate, facts = self._apply(node)
             self._made[key] = self._store.record(key, node.step.name, facts)
             return candidate
-        fresh: list[Candidate] = []
-
-        def write(folder: Path) -> StageCostFacts:
-            candidate, facts = self._apply(node)
-            save_candidate(candidate, folder)
-            fresh.append(candidate)
-            return facts
-
-        folder, note, found = self._store.make(key, node.step.name, write, self.training_turn)
-        if not found:
-            self._made[key] = note
-        return fresh[0] if fresh else load_candidate(folder)
+        folder, fresh = self._kept(node)
+        return fresh or load_candidate(folder)
 
     def batches(
         self, split: Split, *, batch: int, share: float = 1.0, seed: int | None = None
@@ -129,10 +116,38 @@ class Workshop:
         """Says how far the current step is."""
         self._report(self._step, done, total)
 
+    def _kept(self, node: Node) -> tuple[Path, Candidate | None]:
+        """A stored candidate's folder; the candidate too where it was made just now."""
+        fresh: list[Candidate] = []
+
+        def write(folder: Path) -> StageCostFacts:
+            candidate, facts = self._apply(node)
+            save_candidate(candidate, folder)
+            fresh.append(candidate)
+            return facts
+
+        folder = self._stored(node, write)
+        return folder, fresh[0] if fresh else None
+
+    def _stored(self, node: Node, write: Callable[[Path], StageCostFacts]) -> Path:
+        folder, note, found = self._store.make(
+            node.key, node.step.name, write, self.training_turn, keep=self._graph.keys
+        )
+        if not found:
+            self._made[node.key] = note
+        return folder
+
     def _apply(self, node: Node) -> tuple[Candidate, StageCostFacts]:
         given = self.candidate(node.inputs[0]) if node.inputs else None
-        self._begin(node)
-        started, self._waited = time.perf_counter(), 0.0
+        for teacher in map(self._graph.node, node.inputs[1:]):
+            if _is_kept(teacher):
+                self._kept(teacher)  # made before the clock starts
+        with self._doing(node) as seconds:
+            made = self._run(node, given)
+            facts = StageCostFacts(seconds(), node.trains, node.training)
+        return made, facts
+
+    def _run(self, node: Node, given: Candidate | None) -> Candidate:
         if isinstance(node.step, Train):
             assert given is not None
             assert node.until_step is not None
@@ -149,12 +164,18 @@ class Workshop:
             made.paper = node.after  # a load knows the model, not the study's recipe
         if made.paper != node.after:
             raise StepFailed("crashed", f"{node.step.name} made something else than it said")
-        seconds = time.perf_counter() - started - self._waited
-        return made, StageCostFacts(seconds, node.trains, node.training)
+        return made
 
-    def _begin(self, node: Node) -> None:
-        self._step = node.step.name
+    @contextmanager
+    def _doing(self, node: Node) -> Iterator[Callable[[], float]]:
+        """One step's name and clock; a step made inside another is not the other's time."""
+        step, waited, started = self._step, self._waited, time.perf_counter()
+        self._step, self._waited = node.step.name, 0.0
         self._report(self._step, 0, 0)
+        try:
+            yield lambda: time.perf_counter() - started - self._waited
+        finally:
+            self._step, self._waited = step, waited + time.perf_counter() - started
 
 
 def _is_kept(node: Node) -> bool:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from ..errors import StepFailed
@@ -147,6 +148,23 @@ class Graph:
         """Names of the long trainings that this graph needs."""
         return tuple(dict.fromkeys(n.training for n in self.nodes if n.training))
 
+    @property
+    def keys(self) -> frozenset[Key]:
+        """Of all nodes."""
+        return frozenset(node.key for node in self.nodes)
+
+    @property
+    def trained(self) -> tuple[Node, ...]:
+        """The last node of each training of the candidate itself; a teacher's are not among them.
+
+        A chain over the rungs is one training, so its last node stands for it.
+        """
+        line = [self.last]
+        while line[-1].inputs:
+            line.append(self.node(line[-1].inputs[0]))
+        ends = [n for after, n in pairwise(line) if n.trains and not _same(n, after)]
+        return tuple(reversed(ends))
+
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
@@ -218,8 +236,9 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
                 extra = (made[-1].key,)
                 move = _with_teacher(move, made[-1].key)
             name = _training_name(move, (*inputs, *extra), subject)
-            for index in [rung] if trained else range(rung + 1):
-                until = math.ceil(subject.rungs[index] * move.before.recipe.total_steps)
+            shares = subject.rungs[rung if trained else 0 : rung + 1]
+            steps = (math.ceil(share * move.before.recipe.total_steps) for share in shares)
+            for until in dict.fromkeys(steps):  # two rungs of as many steps are one stage
                 node = _node(move, (*inputs, *extra), subject, until)
                 nodes.append(replace(node, training=name))
                 inputs = (node.key,)
@@ -229,6 +248,11 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
             nodes.append(node)
             inputs = (node.key,)
     return nodes
+
+
+def _same(one: Node, other: Node) -> bool:
+    """Both are rungs of one training."""
+    return (one.training, one.step, one.before) == (other.training, other.step, other.before)
 
 
 def _training_name(move: Move, origin: tuple[Key, ...], subject: Subject) -> str | None:

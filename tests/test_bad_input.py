@@ -338,6 +338,9 @@ def test_a_study_file_that_is_not_there_is_refused(
         ("budget.trials", "write key=value"),
         ("budget.trials=many", "--set budget.trials=many: budget.trials: is 'many'"),
         ("budget.trails=3", "did you mean trials?"),
+        ("objectives=[acuracy]", "--set objectives=[acuracy]: objectives.0: "),
+        ("budget={trials: many}", "--set budget={trials: many}: budget.trials: is 'many'"),
+        ("engine.address=here", "with --set engine.address=here: engine: address means"),
         ("seed.a=1", "'a' has no place in 0"),
         ("objectives=[", "must be YAML"),
     ],
@@ -522,3 +525,17 @@ def test_a_model_that_cannot_be_measured_is_refused(
     assert "no model folder" in said(capsys, verb, "./nowhere", "--task", films)
     line = said(capsys, verb, place.models["bert"], "--task", films, "--set", "workload.batches=2")
     assert "did you mean batch?" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("nowhere", "no database URL"), ("abacus://host/name", "no database URL")]
+)
+def test_a_database_that_nothing_opens_is_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], url: str, says: str
+):
+    assert says in said(capsys, "resume", run, "--storage", url)
+
+
+def test_a_damaged_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "run.json").write_text("{")
+    assert "run.json is damaged" in said(capsys, "front", tmp_path)

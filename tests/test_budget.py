@@ -2,8 +2,16 @@ from dataclasses import replace
 
 import pytest
 from paretune.evaluators.metric import StageCost
-from paretune.search.budget import Budget, Spent, Tariff, bill, spent, trainings_of
-from paretune.search.records import Record
+from paretune.search.budget import (
+    Budget,
+    Spent,
+    Tariff,
+    bill,
+    spent,
+    trainings_of,
+    trainings_used,
+)
+from paretune.search.records import Failure, Record
 from paretune.spaces.configuration import Configuration
 
 HOUR = Record(0, Configuration(), "final", seconds=3600.0)
@@ -21,11 +29,23 @@ def test_the_bill_multiplies_hours_by_watts_and_pue():
     assert costs["money"].value == pytest.approx(2 * 2.0 + 0.3 * 0.5)
 
 
-def test_the_bill_prefers_a_meter_that_saw_every_trial():
-    metered = replace(HOUR, energy_j=3.6e6)
-    assert bill([metered], 0.0, TARIFF)["kwh"].value == pytest.approx(1.5)
-    assert bill([metered], 0.0, TARIFF)["kwh"].source == "measured"
-    assert bill([metered, HOUR], 0.0, TARIFF)["kwh"].source == "modelled"
+def test_a_whole_instance_is_paid_by_the_clock_and_not_by_the_worker():
+    tariff = Tariff(price_per_hour=9.0, instance_per_hour=3.0)
+    money = bill([HOUR, HOUR, HOUR, HOUR], 3600.0, tariff)["money"]
+    assert money.value == pytest.approx(3.0)
+    assert dict(money.conditions)["price_per_hour"] == 3.0
+
+
+def test_a_trial_that_failed_has_used_its_trainings_unless_it_was_illegal():
+    def failed(kind):
+        return replace(HOUR, state="failed", failure=Failure(kind, "as the test wants it"))
+
+    assert trainings_used([failed("crashed")], lambda c: ("lora",)) == {"lora"}
+    assert trainings_used([failed("illegal")], lambda c: ("lora",)) == set()
+
+
+def test_a_record_with_a_field_of_older_runs_is_read():
+    assert Record.from_json({**HOUR.to_json(), "energy_j": None}) == HOUR
 
 
 def test_what_is_not_known_is_missing_with_a_reason():

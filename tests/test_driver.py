@@ -364,3 +364,58 @@ def test_a_repeat_that_fails_for_a_passing_reason_is_made_once_more(toy, tmp_pat
 def test_every_draw_has_a_seed_of_its_own():
     seeds = {ask_seed(s, n, a) for s in range(5) for n in range(20) for a in range(5)}
     assert len(seeds) == 500
+
+
+def test_a_failed_trainings_name_stays_used(toy, begin):
+    driver, _ = begin(budget=Budget(trainings=2), enqueue=(toy.lora(1), toy.lora(2)))
+    answer(toy, driver, driver.next())
+    ask = driver.next()
+    driver.tell(replace(driver.prior(ask), failure=Failure("out_of_memory", "too large")))
+    assert driver.spent().trainings == 2
+    assert not driver.admits(toy.lora(2))
+
+
+def test_a_refused_enqueued_configuration_is_counted_once_and_tried_when_it_may(toy, begin):
+    allowed = []
+
+    def refuse(configuration):
+        return ["too large"] if configuration == toy.lora(7) and not allowed else []
+
+    odd = Configuration.of(precision=Choice.of("int8"), runtime=Choice.of("eager"))
+    settings = {"refuse": refuse, "enqueue": (odd, toy.lora(7)), "baseline": None}
+    driver, storage = begin(**settings)
+    for _ in range(2):
+        for _ in range(2):
+            assert driver.next().configuration != toy.lora(7)
+        refused = dict(storage.notes["refused"])
+        assert (refused["too large"], refused["enqueued, but not in the space"]) == (1, 1)
+        driver, storage = begin(**settings)
+    for number, record in sorted(storage.records.items()):
+        assert driver.next().number == number
+        driver.tell(toy.work(Ask(number, record.configuration, 0, 0), record, lambda *_: None))
+    allowed.append(True)
+    assert driver.next().configuration == toy.lora(7)
+
+
+def test_a_search_shorter_than_its_initial_design_fixes_its_reference_at_the_end(toy, begin):
+    calls = []
+
+    def reference(records):
+        calls.append([record.number for record in records])
+        return {"error": 1.0}
+
+    driver, storage = begin(reference=reference, initial=8, budget=Budget(trials=3))
+    run_here(driver, toy.work)
+    assert "reference" not in storage.notes
+    driver.end()
+    driver.end()
+    assert calls == [[0, 1, 2]]
+    assert storage.notes["reference"] == {"error": 1.0}
+
+
+def test_the_reason_for_an_end_is_one_line(toy, begin):
+    driver, _ = begin(needs_baseline=True)
+    ask = driver.next()
+    trace = Failure("out_of_memory", "Traceback:\n  line 7\nMemoryError: 4 GB\n")
+    driver.tell(replace(driver.prior(ask), failure=trace))
+    assert driver.next().reason.endswith("lean on it: MemoryError: 4 GB")

@@ -1,10 +1,19 @@
 """Limits: what a person may write, and what it means."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paretune.errors import StudyError, UnknownName
-from paretune.search.limits import Limit, convert, parse_limit, refuse_contradictions
+from paretune.search.limits import (
+    _KNOWN,
+    Limit,
+    convert,
+    parse_limit,
+    refuse_contradictions,
+)
 
 UNITS = {
     "model_bytes": "byte",
@@ -110,3 +119,30 @@ def test_a_violation_is_positive_exactly_where_the_limit_is_broken(operator, bou
 def test_a_unit_that_pint_does_not_know_fits_itself_only():
     assert convert(3.0, "widgets", "widgets") == 3.0
     assert parse_limit("score >= 2 widgets", {"score": "widgets"}).bound == 2.0
+
+
+def test_common_units_are_converted_as_pint_converts_them(monkeypatch):
+    pairs = [(unit, wanted) for unit in _KNOWN for wanted in _KNOWN]
+
+    def converted():
+        found = {}
+        for unit, wanted in pairs:
+            try:
+                found[unit, wanted] = convert(37.3, unit, wanted)
+            except ValueError:
+                found[unit, wanted] = None
+        return found
+
+    short = converted()
+    monkeypatch.setattr("paretune.search.limits._KNOWN", {})
+    assert short == converted()
+
+
+def test_a_limit_in_common_units_is_read_without_pint():
+    code = (
+        "import sys\nfrom paretune.search.limits import parse_limit\n"
+        "parse_limit('model_bytes <= 40 MB', {'model_bytes': 'byte'})\n"
+        "parse_limit('accuracy >= 90 %', {'accuracy': 'fraction'})\n"
+        "sys.exit('pint' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -114,6 +114,22 @@ def test_a_rung_goes_on_where_the_one_below_stopped(subject: Subject):
     assert len(high.trainings) == 1
 
 
+def test_rungs_of_as_many_steps_are_one_stage(subject: Subject):
+    close = replace(subject, rungs=(0.9, 0.95, 1.0))
+    high = lower(Configuration.of(finetuning=FULL), close)
+    assert [node.until_step for node in high if node.until_step] == [8]
+    assert lower(Configuration.of(finetuning=FULL), close, 0).last.key == high.last.key
+
+
+@pytest.mark.parametrize("rung", [0, 1])
+def test_a_training_is_counted_once_at_every_rung_and_a_teacher_is_not(subject: Subject, rung: int):
+    graph = lower(example(subject), subject, rung)
+    assert [node.step.name for node in graph.trained] == ["train.finetune", "train.recover"]
+    fine = graph.trained[0]
+    assert fine.before.profile.adapters
+    assert fine.until_step == [2, 8][rung]
+
+
 def test_a_later_training_is_one_node_at_every_rung(subject: Subject):
     configuration = Configuration.of(
         finetuning=FULL,

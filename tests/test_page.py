@@ -16,10 +16,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from paretune.errors import StorageFailed
-from paretune.reports.front import front_of
 from paretune.reports.page import write_page
 from paretune.reports.page.payload import payload
 from paretune.reports.page.write import page, plotly_compressed
+from paretune.search.front import front_of
 from paretune.search.run import Run
 from paretune.spaces.configuration import Choice, Configuration
 from report_cases import header, made_up_run

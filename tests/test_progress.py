@@ -64,7 +64,7 @@ def test_search_trials_are_counted_by_state_and_the_baseline_is_none_of_them():
 
 
 def test_the_best_figures_are_of_final_trials_in_the_metrics_own_direction_and_unit():
-    assert dict(stood(RECORDS).best) == {"accuracy": "0.9", "model_bytes": "100 B"}
+    assert dict(stood(RECORDS).best) == {"accuracy": "90.0 %", "model_bytes": "100 B"}
 
 
 def test_there_is_no_best_before_a_trial_has_ended():
@@ -149,7 +149,7 @@ def test_off_a_terminal_there_is_a_line_for_what_happens_and_none_for_steps(
         Event("message", "all 5 trials of the budget are asked"),
     ) == [
         "trial 0 begins: baseline",
-        "trial 0 final: accuracy 0.9, model_bytes 400 B",
+        "trial 0 final: accuracy 90.0 %, model_bytes 400 B",
         "trial 4 begins",
         "trial 4 failed: crashed: b",
         "all 5 trials of the budget are asked",
@@ -163,7 +163,7 @@ def test_a_repeat_shows_its_own_figures_not_the_trial_s(
     events = [Event("asked", "confirm", 1), Event("told", "final", 1)]
     assert lines(known, capsys, *events) == [
         "trial 1 is confirmed",
-        "trial 1 final: accuracy 0.77, model_bytes 100 B",
+        "trial 1 final: accuracy 77.0 %, model_bytes 100 B",
     ]
 
 
@@ -181,7 +181,7 @@ def test_the_live_display_shows_figures_work_under_way_and_the_last_message(know
     text = console.export_text()
     for part in (
         "2 final, 1 paused, 1 failed",
-        "accuracy 0.9, model_bytes 100 B",
+        "accuracy 90.0 %, model_bytes 100 B",
         "hypervolume  80",
         "0 of 0 found made",
         "6 trials",
@@ -201,7 +201,7 @@ def test_a_quiet_search_shows_nothing(known: Any, capsys: pytest.CaptureFixture[
 def test_without_a_terminal_lines_are_shown(known: Any, capsys: pytest.CaptureFixture[str]):
     with follow(known, known, quiet=False) as show:
         show(Event("told", "final", 1))
-    assert "trial 1 final: accuracy 0.8" in capsys.readouterr().err
+    assert "trial 1 final: accuracy 80.0 %" in capsys.readouterr().err
 
 
 def test_the_last_words_of_a_failure_are_what_was_raised():

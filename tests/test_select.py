@@ -1,13 +1,15 @@
 """Selecting from a stored run under other limits."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from paretune.errors import StudyError, UnknownName
 from paretune.evaluators.measurement import Measurement, missing
+from paretune.search.front import front_of
 from paretune.search.records import Record, Rung
 from paretune.search.run import ObjectiveRow, Run
-from paretune.search.select import amount, select
+from paretune.search.select import best_first, recommend, select
 from paretune.spaces.configuration import Configuration
 
 METRICS = {
@@ -85,16 +87,18 @@ def test_where_stands_in_place_of_the_studys_own_limits(run):
 
 
 def test_unfinished_trials_and_missing_figures_are_never_chosen(run):
-    with pytest.raises(StudyError, match="nearest is trial 3, where model_bytes is 20 MB"):
+    with pytest.raises(StudyError, match=r"nearest is trial 3, where model_bytes is 20\.0 MB"):
         select(run, ["model_bytes <= 2 MB"])
 
 
 def test_the_sentence_says_gains_losses_and_doubt(run):
     sentence = select(run).sentence
     assert sentence.startswith("Trial 2 gives the best balance of the objectives of 4 trials")
-    assert "accuracy 0.79 (-1.0 points" in sentence
-    assert "no clear difference" in sentence
-    assert "model_bytes 30 MB (-67 %)" in sentence
+    assert (
+        "accuracy 79.0 % (1.0 points less, 95 % interval -3.8 to +1.8: no clear difference)"
+        in sentence
+    )
+    assert "model_bytes 30.0 MB (67 % less)" in sentence
 
 
 def test_an_interval_is_given_only_where_errors_are_known(run):
@@ -126,7 +130,56 @@ def test_other_objectives_make_another_front(run):
     assert select(run, objectives=["model_bytes"]).number == 6
 
 
-def test_amounts_are_read_with_a_prefix():
-    assert amount(1.5e9, "FLOP") == "1.5 GFLOP"
-    assert amount(0.0, "byte") == "0 byte"
-    assert amount(2.0, "USD") == "2 USD"
+def test_a_trial_that_the_baseline_dominates_is_not_chosen(run):
+    from dataclasses import replace
+
+    small = replace(run, baseline=trial(0, 0.795, 25e6, purpose="baseline"))
+    # trial 2 (0.79, 30 MB) was the knee; the baseline is better and smaller
+    chosen = select(small)
+    assert chosen.number in {1, 3}
+    assert 2 not in chosen.rivals
+    assert select(small, prefer="model_bytes").number == 3
+
+
+def test_where_nothing_beats_the_baseline_the_baseline_is_the_choice(run):
+    from dataclasses import replace
+
+    best = replace(run, baseline=trial(0, 0.81, 1e6, purpose="baseline"))
+    chosen = select(best)
+    assert chosen.number == 0
+    assert chosen.comparisons == ()
+    assert "None of 4 trials beats the baseline at anything" in chosen.sentence
+    assert select(best, prefer="accuracy").number == 0
+
+
+def test_modelled_figures_are_not_ranked_among_measured_ones(run):
+    from dataclasses import replace
+
+    guess = Measurement(0.001, "second", "modelled")
+    figures = {**run.records[1].measurements, "latency_p50": guess}
+    records = list(run.records)
+    records[1] = replace(records[1], rungs=(Rung(0, figures, 1.0),))
+    mixed = replace(run, records=tuple(records))
+    front = front_of(mixed, ["accuracy", "latency_p50"])
+    assert 2 not in {record.number for record in front.judged}
+    assert front.excluded["latency_p50 modelled, not measured"] == 1
+    assert select(mixed, prefer="latency_p50").number != 2
+    assert 2 in {record.number for record in front_of(mixed).judged}
+
+
+@pytest.mark.parametrize("size", [90e6, 25e6, 1e6])
+def test_a_search_confirms_what_selection_chooses(run, size):
+    from dataclasses import replace
+
+    held = replace(run, baseline=trial(0, 0.80, size, purpose="baseline"))
+    records = {r.number: r for r in (held.baseline, *held.records)}
+
+    class Knows:
+        storage = SimpleNamespace(records=records)
+        study = SimpleNamespace(objective_rows=lambda: held.objectives)
+
+        def violations(self, record):
+            return {}
+
+    assert recommend(Knows()) == select(held).number
+    assert best_first(front_of(held))[0].number == select(held).number

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import paretune
 import pytest
-from paretune.errors import RunError, StudyError, WorkFailed
+from paretune.errors import BadRequest, RunError, StudyError, WorkFailed
 from paretune.search.records import Ask, Record
 from paretune.search.run import read_run
 from paretune.search.session import go_on, start
@@ -348,3 +350,128 @@ def test_an_objective_that_the_task_cannot_have_is_refused_before_anything_is_st
     with pytest.raises(StudyError, match=r"perplexity cannot be searched for .*models no language"):
         start(wrong, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def own_films(study: dict[str, Any], films: Path, tmp_path: Path) -> Path:
+    """Data that a test may change."""
+    path = tmp_path / "own.csv"
+    path.write_text(films.read_text())
+    study["task"]["name"] = str(path)
+    return path
+
+
+def test_a_run_whose_data_changed_is_refused(
+    study: dict[str, Any], own_films: Path, tmp_path: Path
+):
+    searched(study, tmp_path / "run", Interrupting(2))
+    own_films.write_text(own_films.read_text().replace("the film", "this film"))
+    with pytest.raises(
+        RunError, match=r"own\.csv \(calibration, test, train, validation\) changed"
+    ):
+        searched(study, tmp_path / "run")
+    assert len(read_run(tmp_path / "run").records) == 1
+
+
+def test_a_run_whose_model_changed_is_refused(
+    study: dict[str, Any], tiny_models: dict[str, Path], tmp_path: Path
+):
+    study["model"] = str(shutil.copytree(tiny_models["bert"], tmp_path / "model"))
+    searched(study, tmp_path / "run", Interrupting(2))
+    file = tmp_path / "model/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_dropout_prob": 0.123}))
+    with pytest.raises(RunError, match=r"the model \S+ changed since"):
+        searched(study, tmp_path / "run")
+
+
+def test_other_library_versions_are_said_and_the_run_goes_on(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from paretune.search import subject
+
+    searched(study, tmp_path / "run", Interrupting(2))
+    monkeypatch.setattr(subject, "_version", lambda name: "0.0")
+    assert searched(study, tmp_path / "run")["final"] == 4
+    log = (tmp_path / "run/log.jsonl").read_text()
+    assert "here is torch" not in log
+    assert "here is 0.0: figures may differ" in log
+
+
+def test_workers_are_told_the_whole_way_to_the_run(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from paretune.search import session
+    from paretune.search.driver import Done
+    from paretune.search.trial import TrialWork
+
+    works = []
+
+    def run(source: object, work: TrialWork, *_: object, here: bool) -> Done:
+        works.append(work.run)
+        return session.INTERRUPTED
+
+    monkeypatch.setattr(session, "_run", run)
+    monkeypatch.chdir(tmp_path)
+    start(Study.from_dict(study), Path("run"), quiet=True)
+    assert works == [tmp_path / "run"]
+
+
+def test_a_cluster_without_ray_is_refused_before_anything_is_stored(
+    study: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    wanted = Study.from_dict({**study, "engine": {"kind": "ray"}})
+    with pytest.raises(BadRequest, match=r"pip install paretune\[ray\]"):
+        start(wanted, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("figure", [float("nan"), float("inf")])
+def test_a_figure_that_is_not_finite_is_a_failure_that_lasts(
+    study: dict[str, Any], tmp_path: Path, figure: float
+):
+    def odd(configuration: Configuration, seed: int) -> dict[str, float]:
+        return {**judge(configuration, seed), "accuracy": figure}
+
+    with pytest.raises(WorkFailed, match=r"\(diverged\): evaluate returned (nan|inf) as"):
+        searched(study, tmp_path / "run", odd)
+    assert {record.attempts for record in read_run(tmp_path / "run").records} == {1}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"precision": {"methods": ["fp32", "int8"]}},
+        {"finetuning": {"methods": ["full", "head"]}},
+        {"finetuning": {"methods": ["full", "head", "lora"]}},
+    ],
+)
+def test_the_driver_and_the_sampler_agree_on_the_initial_design(
+    study: dict[str, Any], tmp_path: Path, space: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    from paretune.search import session
+    from paretune.search.rules import initial_trials
+    from paretune.search.samplers.candidates import Candidates
+    from paretune.spaces.space import Space
+
+    asked = set[int]()
+    found = Candidates.stratified
+
+    def stratified(self: Candidates, seen: Any, initial: int, *more: Any) -> Any:
+        asked.add(initial)
+        return found(self, seen, initial, *more)
+
+    monkeypatch.setattr(Candidates, "stratified", stratified)
+    made = {**study, "sampler": "greybox", "space": space, "budget": {"trials": 3}}
+    searched(made, tmp_path / "run")
+    material = session.load_material(Study.from_dict(made), tmp_path)
+    assert asked == {initial_trials(Space.of(space, material.subject.paper))}
+    assert read_run(tmp_path / "run").reference is not None
+
+
+def test_the_rent_that_a_study_names_is_the_whole_instances(study: dict[str, Any]):
+    from paretune.search.rules import tariff
+
+    named = tariff(Study.from_dict({**study, "settings": {"usd_per_hour": 3.0}}))
+    assert named.instance_per_hour == 3.0
+    assert tariff(Study.from_dict(study)).instance_per_hour is None

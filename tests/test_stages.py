@@ -4,11 +4,13 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
+import socket
 import time
 from pathlib import Path
 
 import pytest
-from paretune.errors import StorageFailed
+from paretune.errors import BadRequest, StorageFailed
 from paretune.search.stages import StageCostFacts, StageStore
 
 
@@ -67,10 +69,54 @@ def test_what_a_dead_maker_left_is_swept(tmp_path: Path):
     dead = multiprocessing.get_context("spawn").Process(target=time.time)
     dead.start()
     dead.join()
-    (tmp_path / "making" / f"{dead.pid}-x").mkdir()
-    (tmp_path / "making" / f"{os.getpid()}-x").mkdir()
+    host = socket.gethostname()
+    names = [f"{host}-{dead.pid}-x", f"{host}-{os.getpid()}-x", f"other-host-{dead.pid}-x"]
+    for name in names:
+        (tmp_path / "making" / name).mkdir()
     store.sweep()
-    assert [p.name for p in (tmp_path / "making").iterdir()] == [f"{os.getpid()}-x"]
+    assert {p.name for p in (tmp_path / "making").iterdir()} == set(names[1:])
+
+
+def test_what_another_host_left_days_ago_is_swept(tmp_path: Path):
+    store = StageStore(tmp_path)
+    left = tmp_path / "making" / "other-host-1-x"
+    left.mkdir()
+    days_ago = time.time() - 3 * 86400
+    os.utime(left, (days_ago, days_ago))
+    store.sweep()
+    assert not left.exists()
+
+
+def test_what_its_maker_still_reads_is_not_evicted_to_make_room(tmp_path: Path):
+    store = StageStore(tmp_path, limit_bytes=4)
+    for i, key in enumerate(["k1", "k2"]):
+        folder, _, _ = store.make(key, "step", write_number)
+        os.utime(folder / "stage.json", (i, i))
+    store.make("k3", "step", write_number, keep={"k1"})
+    assert {note.key for note in store.entries()} == {"k1", "k3"}
+
+
+def test_a_stage_that_another_process_evicts_meanwhile_counts_as_gone(tmp_path: Path, monkeypatch):
+    store = StageStore(tmp_path)
+    store.make("k1", "step", write_number)
+    entries = store.entries()
+    shutil.rmtree(tmp_path / "stages" / "k1")
+    monkeypatch.setattr(store, "entries", lambda: entries)
+    assert store.evict(limit_bytes=0) == ["k1"]
+
+
+@pytest.mark.parametrize("given", ["abc", "-1", "nan", "inf"])
+def test_a_limit_that_is_no_size_says_what_is_allowed(tmp_path: Path, monkeypatch, given: str):
+    monkeypatch.setenv("PARETUNE_CACHE_LIMIT_GB", given)
+    with pytest.raises(BadRequest, match=r"PARETUNE_CACHE_LIMIT_GB is .* gigabytes"):
+        StageStore(tmp_path)
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_store_where_a_file_lies_says_what_to_do(tmp_path: Path, below: str):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadRequest, match="set PARETUNE_CACHE to a folder"):
+        StageStore(tmp_path / "file" / below)
 
 
 def _make_slowly(root: Path, out: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from paretune.errors import RunError, StorageFailed
+from paretune.errors import BadRequest, RunError, StorageFailed
 from paretune.search import run as run_module
 from paretune.search.driver import Driver
 from paretune.search.engines.local import run_here
@@ -368,3 +368,42 @@ def test_optuna_dashboard_opens_the_study(toy, tmp_path):
     assert [s["study_name"] for s in studies] == ["toy"]
     assert len(study["trials"]) == 8
     assert len(study["best_trials"]) >= 1
+
+
+def test_a_resume_shows_the_budget_that_it_was_given(toy, tmp_path):
+    toy.finish(tmp_path / "run")
+    toy.finish(tmp_path / "run", budget={"trials": 9})
+    assert read_run(tmp_path / "run").study["budget"] == {"trials": 9}
+
+
+def test_a_driver_that_is_refused_leaves_the_header_alone(toy, tmp_path):
+    storage = StudyStorage.open(tmp_path / "run", toy.header())
+    with pytest.raises(RunError, match="held by"):
+        StudyStorage.open(tmp_path / "run", toy.header(budget={"trials": 9}))
+    storage.close()
+    assert read_run(tmp_path / "run").study["budget"] == {"trials": 8}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"format": 1}'])
+def test_a_damaged_run_file_is_named(toy, tmp_path, text):
+    toy.finish(tmp_path / "run")
+    (tmp_path / "run/run.json").write_text(text)
+    with pytest.raises(RunError, match=r"run\.json (is damaged|has format)"):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}"])
+def test_a_damaged_snapshot_is_made_anew(toy, tmp_path, text):
+    toy.finish(tmp_path / "run")
+    (tmp_path / "run/snapshot.json").write_text(text)
+    assert len(read_run(tmp_path / "run").records) == 7
+    assert json.loads((tmp_path / "run/snapshot.json").read_text())["records"]
+
+
+@pytest.mark.parametrize("url", ["nowhere", "abacus://host/name", "oracle://host/name"])
+def test_a_database_that_nothing_opens_is_refused_before_the_run_is_touched(toy, tmp_path, url):
+    toy.finish(tmp_path / "run")
+    before = (tmp_path / "run/run.json").read_text()
+    with pytest.raises(BadRequest, match=r"no database URL|install the database's driver"):
+        move(tmp_path / "run", url)
+    assert (tmp_path / "run/run.json").read_text() == before

@@ -19,8 +19,6 @@ from paretune.errors import UnknownName
 from paretune.evaluators.measurement import Measurement, missing
 from paretune.evaluators.metric import Predictions
 from paretune.evaluators.quality.predictions import save_predictions
-from paretune.reports.against import gaps
-from paretune.reports.front import front_of
 from paretune.reports.history import failures, growth, sharing
 from paretune.reports.tables import (
     front_csv,
@@ -31,10 +29,12 @@ from paretune.reports.tables import (
     status,
     trials_table,
 )
-from paretune.reports.units import readable, scale_of
-from paretune.reports.words import confirmed_quality, headline
+from paretune.reports.words import confirmed_in_words, confirmed_quality, headline
+from paretune.search.against import confirmed_gaps, gaps
+from paretune.search.front import front_of
 from paretune.search.run import Run
 from paretune.search.select import select
+from paretune.search.units import readable, scale_of
 from report_cases import confirmation, made_up_run, run_folder
 
 
@@ -231,6 +231,49 @@ def test_confirmed_quality_is_the_mean_over_seeds_on_the_test_split(run):
     assert figure.value == pytest.approx(np.mean([r.value("accuracy") for r in repeats]))
     assert figure.n == 2
     assert confirmed_quality(run, 5) == {}
+
+
+def answered(run, folder):
+    """The run with answers to the test split stored: trial 31 is wrong on 40 items more."""
+    labels, items = np.random.default_rng(0).integers(0, 2, 400), np.arange(400)
+    right = np.random.default_rng(1).random(400) < 0.8
+    confirmations = {}
+    for number, correct in ((0, right), (31, right & (items % 8 != 0))):
+        logits = np.eye(2)[np.where(correct, labels, 1 - labels)]
+        name = save_predictions(folder / "samples", Predictions(items, labels, logits))
+        figure = Measurement(float(correct.mean()), "fraction", "measured", 0.02, 400, "items")
+        first, second = run.confirmations[number]
+        rung = replace(first.rungs[0], measurements={**first.measurements, "accuracy": figure})
+        first = replace(first, rungs=(rung,), files={"predictions": name})
+        confirmations[number] = (first, second)
+    return replace(run, folder=folder, confirmations=confirmations)
+
+
+def test_a_confirmed_point_is_compared_with_the_baseline_on_the_same_test_items(run, tmp_path):
+    seen = answered(run, tmp_path)
+    (found, difference) = confirmed_gaps(seen, 31)["accuracy"]
+    assert (found.paired, found.confirmed, found.verdict) == (True, True, "worse")
+    assert difference.mean == pytest.approx(found.mine - found.theirs)
+    assert found.low < difference.mean < found.high < 0
+    assert confirmed_gaps(seen, 0) == {}
+    assert confirmed_gaps(run, 31) == {}
+    record = next(r for r in seen.records if r.number == 31)
+    assert "on the test split)" in headline(seen, record)
+    words = confirmed_in_words(seen, 31)["accuracy"]
+    assert "against the baseline on 400 items" in words
+    assert "over 2 seeds" in words
+
+
+def test_front_json_holds_what_the_test_split_said(run, tmp_path):
+    seen = answered(run, tmp_path)
+    best = Measurement(1e-6, "second", "exact")
+    told = front_json(changed(seen, 31, latency_p50=best))["trials"]
+    confirmed = next(row for row in told if row["number"] == 31)["confirmed"]
+    assert all("confirmed" not in row for row in told if row["number"] not in (0, 31))
+    assert confirmed["seeds"] == 2
+    assert confirmed["difference"]["n"] == 400
+    assert confirmed["difference"]["low"] < confirmed["difference"]["mean"] < 0
+    assert confirmed["accuracy"]["n"] == 2
 
 
 def test_seeds_that_disagree_widen_the_confirmed_error(run):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,11 +102,54 @@ def test_a_higher_rung_goes_on_from_the_lower_one_and_a_sibling_reuses_it(labora
     assert sibling.value("model_bytes") < high.value("model_bytes")
 
 
+def test_a_promoted_trial_has_paid_for_what_its_lower_rung_made(laboratory: Laboratory):
+    configuration = Configuration.of(finetuning=Choice.of("full", learning_rate=2e-4))
+    low = judged(laboratory, Ask(4, configuration, rung=0, seed=0))
+    high = laboratory.judge(Ask(4, configuration, rung=1, seed=0), low, silent)
+    assert [stage.cached for stage in high.stages if stage.trains] == [False, False]
+    assert {stage.key for stage in low.stages} < {stage.key for stage in high.stages}
+    assert len({stage.key for stage in high.stages}) == len(high.stages)
+
+
+def test_a_confirmation_times_for_itself_where_siblings_share_a_timing(laboratory: Laboratory):
+    configurations = [
+        Configuration.of(finetuning=Choice.of("full", learning_rate=rate)) for rate in (1e-4, 3e-4)
+    ]
+    one, other = (judged(laboratory, Ask(5, c, rung=1, seed=0)) for c in configurations)
+    assert one.files["timings"] == other.files["timings"]
+    confirmed = Ask(5, configurations[0], rung=1, seed=0, purpose="confirm")
+    assert judged(laboratory, confirmed).files["timings"] != one.files["timings"]
+
+
+def test_a_deployed_model_does_not_carry_its_recipe(laboratory: Laboratory):
+    from paretune.spaces.recipe import Recipe
+
+    ask = Ask(1, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    graph, artifact, _ = laboratory.make(ask, 1, silent)
+    kept = json.loads((artifact / "paper.json").read_text())
+    assert graph.paper.recipe != Recipe()
+    assert Recipe.from_json(kept["recipe"]) == Recipe()
+
+
+def test_stages_are_made_with_the_threads_that_their_keys_name(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch
+):
+    import torch
+
+    told: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    ask = Ask(1, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    laboratory.make(ask, 1, silent)  # found, or made once
+    told.clear()
+    laboratory.make(ask, 1, silent)
+    assert told == []
+    replace(laboratory, store=StageStore(tmp_path)).make(ask, 1, silent)
+    assert told == [1]
+
+
 def test_answers_are_kept_item_by_item_and_are_the_same_when_made_again(
     laboratory: Laboratory, tmp_path: Path
 ):
-    from dataclasses import replace
-
     from paretune.evaluators.quality.predictions import load_predictions
 
     ask = Ask(1, Configuration.of(finetuning=FULL), rung=1, seed=0)

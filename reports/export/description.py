@@ -34,7 +34,8 @@ class Description:
         runtime: that the trial ran on.
         kind: what it answers. labels: class names in the order of the outputs.
         task: `name`, `max_length`, `digest`.
-        base: the given model: `id` as the study names it, `digest` of its files.
+        base: the given model: `id` as the study names it, `digest` of its files, and the study's
+            `allow_pickle` and `trust_remote_code`; absent is false.
         workload: for which speed was and is measured.
         options: what opening needs that the files do not say.
         remarks: where it differs from what was searched.

@@ -191,10 +191,11 @@ class _Work:
 def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) -> Description:
     """Everything but the card, and paretune.json as the fresh process needs it."""
     material, searched = work.laboratory.material, work.record.configuration
+    study = work.laboratory.study
     artifact, paper = work.artifact(searched), work.paper(made_of)
     proof = work.answers(artifact)
     other = artifact if made_of == searched else work.artifact(made_of)
-    piece = Piece(other, paper, material.task, work.laboratory.study.model, material.source.path)
+    piece = Piece(other, paper, material.task, study.model, material.source.path)
     written = target.write(piece, folder)
     save_proof(folder, proof)
     task, baseline = material.task, work.run.baseline
@@ -219,6 +220,9 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
                 # An adapter needs its base; who has the whole model needs no path of this machine.
                 "id": piece.base if written.options else shared_name(piece.base),
                 "digest": material.source.digest,
+                # who proves the folder trusts the base no more than the study did
+                "allow_pickle": study.allow_pickle,
+                "trust_remote_code": study.trust_remote_code,
             },
             workload=asdict(work.workload),
             options=written.options,

@@ -72,10 +72,14 @@ def base_of(described: Description) -> Path:
     """The folder of the base, found by the name that the study gave it.
 
     Raises:
-        ModelError: it is not to be found.
+        ModelError: it is not to be found, or is of a kind that the study did not allow.
         VerificationFailed: it has other weights than it had.
     """
-    found = inspect_model(described.base["id"], allow_pickle=True, trust_remote_code=True)
+    found = inspect_model(
+        described.base["id"],
+        allow_pickle=described.base.get("allow_pickle", False),
+        trust_remote_code=described.base.get("trust_remote_code", False),
+    )
     if found.digest != described.base["digest"]:
         raise VerificationFailed(
             f"{described.base['id']} is not the base that this adapter was trained on; get the "

@@ -90,7 +90,10 @@
     const place = range && axis.place(i);
     return !range || (place !== null && place >= range[0] && place <= range[1]);
   });
-  const judged = (i, objectives) => trials.state[i] === "final" && !trials.broken[i].length && objectives.every((name) => value(name, i) !== null);
+  const measured = new Set(names.filter((name) => all.some((i) => trials.state[i] === "final" && !trials.broken[i].length && source(name, i) === "measured")));
+  // a modelled figure is not ranked beside measured ones
+  const comparable = (name, i) => value(name, i) !== null && !(measured.has(name) && source(name, i) === "modelled");
+  const judged = (i, objectives) => trials.state[i] === "final" && !trials.broken[i].length && objectives.every((name) => comparable(name, i));
 
   /** Trials that no other trial dominates; equal ones stay together. */
   function frontOf(candidates, objectives) {
@@ -461,11 +464,7 @@
   function tested(i) {
     const found = trials.test[trials.number[i]];
     if (!found) return null;
-    const parts = Object.entries(found).filter(([name]) => metrics[name]).map(([name, figure]) => {
-      const [number, width] = [figure.value, Z95 * (figure.stderr ?? 0)].map((amount) => amount / metrics[name].size);
-      return `${metrics[name].title} ${told(name, number, width)}`;
-    });
-    return el("p", { class: "note" }, `Test split: ${parts.join(", ")}.`);
+    return el("p", { class: "note" }, `Test split: ${found.join("; ")}.`);
   }
 
   function stagesOf(i) {

@@ -11,12 +11,20 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from ...evaluators.measurement import Measurement
+from ...search.front import (
+    all_trials,
+    front_of,
+    limits,
+    limits_broken,
+    sign,
+    stored_metrics,
+    values,
+)
 from ...search.records import Record
 from ...search.run import Run
-from ..front import all_trials, front_of, limits, limits_broken, sign, stored_metrics, values
+from ...search.units import scale_of
 from ..history import growth
-from ..units import scale_of
-from ..words import PROPER, SLOT_TITLES, choice_in_words, confirmed_quality, in_short, title
+from ..words import PROPER, SLOT_TITLES, choice_in_words, confirmed_in_words, in_short, title
 
 SOURCES: Final = ("exact", "measured", "modelled")
 
@@ -78,7 +86,7 @@ def _metric(run: Run, name: str) -> dict[str, Any]:
 
 def _trials(run: Run, trials: Sequence[Record]) -> dict[str, Any]:
     broken, chance = limits_broken(run), front_of(run).probability
-    confirmed = {n: confirmed_quality(run, n) for n in run.confirmations}
+    confirmed = {n: confirmed_in_words(run, n) for n in run.confirmations}
     return {
         "number": [r.number for r in trials],
         "state": [r.state for r in trials],
@@ -90,11 +98,7 @@ def _trials(run: Run, trials: Sequence[Record]) -> dict[str, Any]:
         "chance": [chance.get(r.number) for r in trials],
         "broken": [list(broken[r.number]) if r.state == "final" else [] for r in trials],
         "stages": [[[s.step, s.seconds, s.cached] for s in r.stages] for r in trials],
-        "test": {
-            number: {name: figure.to_json() for name, figure in found.items()}
-            for number, found in confirmed.items()
-            if found
-        },
+        "test": {number: list(found.values()) for number, found in confirmed.items() if found},
     }
 
 

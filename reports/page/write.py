@@ -17,15 +17,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ...errors import BadRequest, StorageFailed
-from ...evaluators.measurement import Measurement
+from ...search.against import Gap, confirmed_gaps, gaps
+from ...search.front import all_trials, front_of, limits, stored_metrics
 from ...search.records import Record
 from ...search.run import Run
-from ..against import gaps
-from ..front import all_trials, front_of, limits, stored_metrics
+from ...search.units import readable, significant
 from ..history import failures, growth, sharing
-from ..units import readable, significant
 from ..words import (
-    confirmed_quality,
+    confirmed_in_words,
     difference,
     figure_in_words,
     headline,
@@ -159,8 +158,12 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
     """The recommended trial for the headline: sentence, figures beside the baseline's, test."""
     baseline = run.baseline
     found = gaps(run, record, baseline) if baseline and baseline is not record else []
+    tested = confirmed_gaps(run, record.number)
+    # what the test split said stands first, as in the sentence; the search's own figure below it
     rows = [
-        {
+        _tested_row(run, tested[gap.metric][0], gap)
+        if gap.metric in tested
+        else {
             "title": title(gap.metric),
             "mine": figure_in_words(record.measurements[gap.metric]),
             "theirs": figure_in_words(baseline.measurements[gap.metric]),
@@ -168,6 +171,7 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
             "verdict": gap.verdict,
             "source": record.measurements[gap.metric].source,
             "paired": gap.paired,
+            "searched": "",
         }
         for gap in found
         if baseline
@@ -182,17 +186,22 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
 
 
 def _test(run: Run, record: Record) -> str:
-    mine = confirmed_quality(run, record.number)
-    theirs = confirmed_quality(run, run.baseline.number) if run.baseline else {}
-    wanted = [row.name for row in run.objectives if row.name in mine]
-    parts = [_on_test(name, mine[name], theirs.get(name)) for name in wanted]
-    return listed(parts) if parts else ""
+    told = confirmed_in_words(run, record.number)
+    return "; ".join(told[row.name] for row in run.objectives if row.name in told)
 
 
-def _on_test(name: str, mine: Measurement, theirs: Measurement | None) -> str:
-    seeds = f"{mine.n} seeds" if mine.n and mine.n > 1 else "one seed"
-    against = f" (baseline {figure_in_words(theirs)})" if theirs else ""
-    return f"{title(name)} {figure_in_words(mine)}{against}, {seeds}"
+def _tested_row(run: Run, gap: Gap, searched: Gap) -> dict[str, Any]:
+    unit = run.metrics[gap.metric]["unit"]
+    return {
+        "title": f"{title(gap.metric)}, test split",
+        "mine": readable(gap.mine, unit),
+        "theirs": readable(gap.theirs, unit),
+        "difference": difference(run, gap),
+        "verdict": gap.verdict,
+        "source": "measured",
+        "paired": gap.paired,
+        "searched": f"in the search {readable(searched.mine, unit)}, {difference(run, searched)}",
+    }
 
 
 def _bill(name: str, words: str, figure: Mapping[str, Any]) -> dict[str, str]:

@@ -41,6 +41,15 @@ REFINED, CHILDREN, ROUNDS = 12, 16, 2
 """The best candidates are varied so often, so many rounds: the pool alone is too coarse."""
 
 
+def initial_size(parameters: int) -> int:
+    """Trials of the initial design of a space with that many parameters.
+
+    >>> initial_size(1), initial_size(20)
+    (3, 8)
+    """
+    return min(MOST_INITIAL, max(3, 2 * parameters))
+
+
 class GreyBoxSampler(BaseSampler):
     """An Optuna sampler that needs the study's `suggest`; see `Problem` for what else it can use.
 
@@ -113,7 +122,7 @@ class GreyBoxSampler(BaseSampler):
         drawn = [o for o in seen if not o.baseline]
         initial = self._initial
         if initial is None:
-            initial = min(MOST_INITIAL, max(3, 2 * len(self._candidates.basis.distributions)))
+            initial = initial_size(len(self._candidates.basis.distributions))
         asked = frozenset(o.drawn.key for o in seen)
         ended = sum(o.state == "seen" for o in seen)
         if len(drawn) < initial or ended < 3:

@@ -25,7 +25,10 @@ STRUCTURE: Final = "paper.json"
 
 
 def write(module: nn.Module, paper: Paper, folder: Path) -> None:
-    """Packs a module's parameters into `model.safetensors`, its structure into `paper.json`."""
+    """Packs a module's parameters into `model.safetensors`, its structure into `paper.json`.
+
+    The recipe stays behind: opening needs none of it, and its digits would count as model bytes.
+    """
     parameters = dict(module.named_parameters())
     tensors = {
         part_name(weight, part): tensor
@@ -33,7 +36,8 @@ def write(module: nn.Module, paper: Paper, folder: Path) -> None:
         for part, tensor in packed(paper.profile, weight, parameters[weight.name]).items()
     }
     save_file(tensors, folder / TENSORS)
-    (folder / STRUCTURE).write_text(json.dumps(paper.to_json(), allow_nan=False))
+    opened = Paper(paper.profile, runtime=paper.runtime)
+    (folder / STRUCTURE).write_text(json.dumps(opened.to_json(), allow_nan=False))
 
 
 class EagerRunner:

@@ -1,8 +1,8 @@
 """The front of a run on any metrics that were stored, computed here and nowhere else.
 
 The baseline takes part: a trial that it beats on every count is no choice for anybody. Failed and
-paused trials never do, nor trials without a figure on an objective; a trial beyond one of the run's
-limits is judged apart.
+paused trials never do, nor trials without a figure on an objective, nor a modelled figure among
+measured ones; a trial beyond one of the run's limits is judged apart.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Final
 import numpy as np
 
 from ..errors import UnknownName
-from ..search.limits import Limit, parse_limit
-from ..search.pareto import Array, Mask, front_probability, knee, non_dominated
-from ..search.records import Record
-from ..search.run import Run
+from .limits import Limit, parse_limit
+from .pareto import Array, Mask, front_probability, knee, non_dominated
+from .records import Record
+from .run import Run
 
 REDRAWS: Final = 200_000
 """Rows redrawn for the probabilities, in all: 1,000 redraws of 200 trials take a second."""
@@ -73,12 +73,15 @@ class Front:
         return {r.number: float(p) for r, p in zip(self.judged, shares, strict=True)}
 
 
-def front_of(run: Run, objectives: Sequence[str] | None = None) -> Front:
+def front_of(
+    run: Run, objectives: Sequence[str] | None = None, within: Sequence[Limit] | None = None
+) -> Front:
     """The front on some metrics.
 
     Args:
         run: as read.
         objectives: None for the study's own.
+        within: limits in place of the run's own, None for these.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -88,12 +91,28 @@ def front_of(run: Run, objectives: Sequence[str] | None = None) -> Front:
         if name not in known:
             raise UnknownName("metric of this run", name, known)
     names = tuple(objectives or (row.name for row in run.objectives))
-    broken = limits_broken(run)
-    reasons = {r.number: _why_not(r, names, broken[r.number]) for r in all_trials(run)}
-    judged = tuple(r for r in all_trials(run) if reasons[r.number] is None)
-    signs = [sign(run, name) for name in names]
+    broken = limits_broken(run, within)
+    return judge(all_trials(run), {name: sign(run, name) for name in names}, broken)
+
+
+def judge(
+    records: Sequence[Record], signs: Mapping[str, float], broken: Mapping[int, Sequence[str]]
+) -> Front:
+    """The front among some records.
+
+    Args:
+        records: the baseline's among them, if it is to take part.
+        signs: what makes a figure of each objective a loss: 1, or -1 where more is better.
+        broken: limits that a record does not keep, by its number.
+    """
+    names = tuple(signs)
+    reasons = {r.number: _why_not(r, names, broken[r.number]) for r in records}
+    reasons |= _modelled([r for r in records if reasons[r.number] is None], names)
+    judged = tuple(r for r in records if reasons[r.number] is None)
     rows = [[r.measurements[name] for name in names] for r in judged]
-    losses = [[(m.value or 0.0) * s for m, s in zip(row, signs, strict=True)] for row in rows]
+    losses = [
+        [(m.value or 0.0) * s for m, s in zip(row, signs.values(), strict=True)] for row in rows
+    ]
     errors = [[m.stderr or 0.0 for m in row] for row in rows]
     shape = (len(judged), len(names))
     return Front(
@@ -130,9 +149,14 @@ def limits(run: Run) -> tuple[Limit, ...]:
     return tuple(parse_limit(text, units).resolve(figures) for text in run.constraints)
 
 
-def limits_broken(run: Run) -> dict[int, tuple[str, ...]]:
-    """Limits that each trial does not keep, by number, as they were written."""
-    known = limits(run)
+def limits_broken(run: Run, within: Sequence[Limit] | None = None) -> dict[int, tuple[str, ...]]:
+    """Limits that each trial does not keep, by number, as they were written.
+
+    Args:
+        run: as read.
+        within: limits in place of the run's own, None for these.
+    """
+    known = limits(run) if within is None else within
     return {
         r.number: tuple(limit.text for limit in known if not limit.satisfied(values(r)))
         for r in all_trials(run)
@@ -151,3 +175,17 @@ def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str
     if absent:
         return f"no {absent[0]}"
     return f"not {broken[0]}" if broken else None
+
+
+def _modelled(records: Sequence[Record], names: Sequence[str]) -> dict[int, str]:
+    """Why not, for records with a modelled figure where others have a measured one.
+
+    A model's assumptions are no measurement: ranked beside each other, the milder of the two wins.
+    """
+    found = {}
+    for name in names:
+        sources = {r.number: r.measurements[name].source for r in records}
+        if "measured" in sources.values():
+            reason = f"{name} modelled, not measured"
+            found.update({n: reason for n, source in sources.items() if source == "modelled"})
+    return found

@@ -1,0 +1,148 @@
+"""One trial's figures against the baseline's: the difference, its interval, and whether it counts.
+
+Paired by item where both trials' answers are stored; otherwise the two are taken as independent,
+which is too careful: a difference that counts here counts there too.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from ..evaluators.catalogue import metrics
+from ..evaluators.measurement import Measurement
+from ..evaluators.quality.paired import Difference, paired_difference
+from ..evaluators.quality.predictions import load_predictions
+from .records import Record
+from .run import ObjectiveRow, Run
+
+Z95: Final = 1.959964
+"""Standard errors on either side of a value that hold 95 % of a normal distribution."""
+
+Verdict = Literal["better", "worse", "same"]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A figure against another of the same metric.
+
+    Args:
+        metric: its name.
+        mine, theirs: the two figures' values.
+        low, high: 95 % interval of `mine - theirs`; both the difference itself for exact figures;
+            None where a measured or modelled figure has no standard error.
+        verdict: `same` where the interval holds 0.
+        paired: the difference was taken item by item.
+        confirmed: both figures are of the test split.
+    """
+
+    metric: str
+    mine: float
+    theirs: float
+    low: float | None
+    high: float | None
+    verdict: Verdict
+    paired: bool = False
+    confirmed: bool = False
+
+    @property
+    def half(self) -> float:
+        """Half the interval's width; 0 where there is none."""
+        return 0.0 if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def gaps(run: Run, record: Record, baseline: Record) -> list[Gap]:
+    """A trial's objectives against the baseline's, in the study's order; absent ones left out."""
+    found = (gap(run, row.name, record, baseline) for row in run.objectives)
+    return [one for one in found if one is not None]
+
+
+def gap(run: Run, metric: str, record: Record, baseline: Record) -> Gap | None:
+    """One figure of a trial against the baseline's; None where either has none."""
+    mine, theirs = record.measurements.get(metric), baseline.measurements.get(metric)
+    if mine is None or theirs is None or mine.value is None or theirs.value is None:
+        return None
+    difference = by_item(run, metric, record, baseline)
+    low, high = (difference.low, difference.high) if difference else _unpaired(mine, theirs)
+    apart = mine.value - theirs.value
+    verdict = _verdict(
+        apart if low is None else low,
+        apart if high is None else high,
+        more_is_better=run.metrics[metric]["direction"] == "maximize",
+    )
+    return Gap(metric, mine.value, theirs.value, low, high, verdict, difference is not None)
+
+
+def by_item(run: Run, metric: str, a: Record, b: Record) -> Difference | None:
+    """`a - b` over the items that both answered; None where answers or per-item values are absent.
+
+    Raises:
+        BadRequest: the stored answers are of different items.
+        StorageFailed: stored answers cannot be read.
+    """
+    row, files = metrics().get(metric), [_answers(run, record) for record in (a, b)]
+    counts = [record.measurements[metric].n for record in (a, b)]
+    if row is None or row.per_item is None or counts[0] != counts[1]:
+        return None
+    if files[0] is None or files[1] is None:
+        return None
+    mine, theirs = (load_predictions(file.parent, file.stem) for file in files if file)
+    return paired_difference(mine, theirs, row)
+
+
+def confirmed_gaps(run: Run, number: int) -> dict[str, tuple[Gap, Difference]]:
+    """Quality of a trial against the baseline's on the test split, item by item, by metric.
+
+    Both made under the same seed: the first that both were confirmed under. Empty where either was
+    not confirmed, or for the baseline itself.
+    """
+    if run.baseline is None or number == run.baseline.number:
+        return {}
+    theirs = {r.seed: r for r in repeats(run, run.baseline.number)}
+    mine = next((r for r in repeats(run, number) if r.seed in theirs), None)
+    if mine is None:
+        return {}
+    other, found = theirs[mine.seed], {}
+    for row in quality(run):
+        one = gap(run, row.name, mine, other)
+        difference = by_item(run, row.name, mine, other) if one else None
+        if one is not None and difference is not None:
+            found[row.name] = (replace(one, confirmed=True), difference)
+    return found
+
+
+def repeats(run: Run, number: int) -> list[Record]:
+    """A trial's confirmations that ended well, by seed."""
+    ended = [r for r in run.confirmations.get(number, ()) if r.state == "final"]
+    return sorted(ended, key=lambda record: record.seed)
+
+
+def quality(run: Run) -> list[ObjectiveRow]:
+    """The run's metrics of quality, objectives first."""
+    first = [row.name for row in run.objectives]
+    names = [n for n, row in run.metrics.items() if row.get("resource") == "quality"]
+    names.sort(key=lambda name: first.index(name) if name in first else len(first))
+    return [ObjectiveRow(n, run.metrics[n]["unit"], run.metrics[n]["direction"]) for n in names]
+
+
+def _unpaired(a: Measurement, b: Measurement) -> tuple[float | None, float | None]:
+    """The interval of a difference of independent figures; exact ones have no error."""
+    errors = [0.0 if m.source == "exact" else m.stderr for m in (a, b)]
+    known = [error for error in errors if error is not None]
+    if len(known) < len(errors):
+        return None, None
+    apart, half = (a.value or 0.0) - (b.value or 0.0), Z95 * math.hypot(*known)
+    return apart - half, apart + half
+
+
+def _answers(run: Run, record: Record) -> Path | None:
+    path = run.folder / "samples" / f"{record.files.get('predictions')}.npz"
+    return path if path.is_file() else None
+
+
+def _verdict(low: float, high: float, *, more_is_better: bool) -> Verdict:
+    if low <= 0 <= high:
+        return "same"
+    return "better" if (low > 0) == more_is_better else "worse"
