@@ -42,9 +42,6 @@ from .subject import items_digest
 TIMING = 1
 """Version of how speed and energy are taken: figures taken another way are not shared."""
 
-ANSWERED_TOGETHER = 32
-"""Items asked in one batch when quality is judged; the workload's batch does not matter there."""
-
 
 @dataclass(frozen=True)
 class Gatherer:
@@ -116,7 +113,10 @@ class Gatherer:
 
     def _predictions(self, graph: Graph, artifact: Path, split: str, share: float) -> Predictions:
         items = self.task.splits[split]
-        key = digest(["predict", graph.last.key, items_digest(items), share])
+        # Asked as the workload asks: a runtime that rounds activations over the whole batch answers
+        # otherwise in other company.
+        together = self.workload.batch
+        key = digest(["predict", graph.last.key, items_digest(items), share, together])
 
         def write(folder: Path) -> StageCostFacts:
             started = time.perf_counter()
@@ -131,7 +131,7 @@ class Gatherer:
                     runner,
                     items,
                     task_kind=self.task.kind,
-                    batch=ANSWERED_TOGETHER,
+                    batch=together,
                     share=share,
                     report=told,
                 )

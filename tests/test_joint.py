@@ -248,6 +248,24 @@ def test_a_configuration_that_was_never_run_is_reported(ground: Ground, table: l
     assert all(configuration.get("runtime") for configuration in missing)
 
 
+@pytest.mark.parametrize("arm", ARMS)
+def test_a_replay_can_keep_to_what_an_incomplete_table_holds(
+    ground: Ground, table: list[Record], arm: str
+):
+    holes = [record for record in table if record.configuration.get("runtime") is None]
+    done = replayed(ground, holes, arm, 0, 2.0, held=True)
+    assert done.missing == ()
+    assert done.trials > 2
+
+
+def test_a_replay_with_gaps_is_called_no_comparison(ground: Ground, table: list[Record]):
+    holes = [record for record in table if record.configuration.get("runtime") is None]
+    assert paragraph(compared(ground, holes, 1, 1.5)).startswith("**No comparison yet**")
+    kept = compared(ground, holes, 1, 1.5, held=True)
+    assert kept["missing"] == []
+    assert "flatters joint search" in paragraph(kept)
+
+
 def test_both_arms_are_compared_by_seed(ground: Ground, table: list[Record]):
     result = compared(ground, table, 2, MINUTES)
     json.dumps(result, allow_nan=False)

@@ -16,14 +16,12 @@ import numpy as np
 
 from ...errors import VerificationFailed
 from ...evaluators.metric import Predictions
-from ...evaluators.quality.predictions import chosen_items, predict
+from ...evaluators.quality.predictions import predict
 from ...spaces.steps import Runner
 from ...spaces.task import Batch, Items, Task, TaskKind
 
 NAME: Final = "proof.npz"
 MOST_ITEMS: Final = 256
-TOGETHER: Final = 32
-"""Items asked at once, here and there: sums run in the same order only then."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,13 @@ class Proof:
 
 
 def questions(task: Task, timed: Batch) -> Proof:
-    """The first validation items of the order in which every candidate was judged, unanswered."""
-    items = task.splits["validation"]
-    numbers = chosen_items(len(items), min(1.0, MOST_ITEMS / len(items)))[:MOST_ITEMS]
+    """The first validation items, unanswered: whole batches, as every candidate was asked.
+
+    A runtime that rounds activations over a batch answers otherwise in other company.
+    """
+    items, together = task.splits["validation"], len(timed.input_ids)
+    most = max(MOST_ITEMS - MOST_ITEMS % together, together)
+    numbers = np.arange(min(len(items), most))
     return Proof(
         items=numbers,
         input_ids=items.input_ids[numbers],
@@ -79,7 +81,7 @@ def answered(proof: Proof, runner: Runner, kind: TaskKind) -> Proof:
     items = Items(
         proof.input_ids, proof.attention_mask, proof.labels, np.zeros(len(proof.items), np.int64)
     )
-    found: Predictions = predict(heard, items, task_kind=kind, batch=TOGETHER)
+    found: Predictions = predict(heard, items, task_kind=kind, batch=len(proof.timed_ids))
     likeliest = np.concatenate(heard.likeliest) if heard.likeliest else None
     return replace(
         proof, logits=found.logits, nll=found.nll, tokens=found.tokens, likeliest=likeliest
