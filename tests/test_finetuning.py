@@ -93,8 +93,10 @@ def test_the_table_is_keyed_by_the_names_of_its_rows():
 def test_exactly_what_the_paper_says_trains(tiny_models: dict[str, Path], family: str, method: str):
     start = given(tiny_models[family])
     technique = TABLE[method]
-    if technique.objections(start.paper, defaults(technique, start.paper), TARGET):
-        pytest.skip(f"{method} does not fit {family}")
+    objections = technique.objections(start.paper, defaults(technique, start.paper), TARGET)
+    assert bool(objections) is ((method, family) == ("bitfit", "llama")), objections
+    if objections:  # no biases there to train: the refusal is the behaviour
+        return
     todo = [s for s in steps(technique, start.paper) if s.phase <= Phase.TRAIN]
     *_, before, after = done(start, todo)
     recipe = after.paper.recipe
