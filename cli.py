@@ -137,9 +137,11 @@ def resume(
 def status(run: RunFolder, json_: Json = False) -> None:
     """Say how far a run is and what it has cost."""
     from .reports.tables import status as describe
+    from .reports.tables import status_in_words
     from .search.run import read_run
 
-    _print(describe(read_run(run)), json_)
+    read = read_run(run)
+    _print(describe(read) if json_ else status_in_words(read), json_)
 
 
 @app.command()
@@ -172,7 +174,8 @@ def front(
 def select(
     run: RunFolder,
     where: Annotated[
-        list[str] | None, typer.Option(help="A limit, such as 'model_bytes <= 40 MB'.")
+        list[str] | None,
+        typer.Option(help="A limit beside the study's: 'model_bytes <= 40 MB'."),
     ] = None,
     prefer: Annotated[str | None, typer.Option(help="The metric to be best at.")] = None,
     json_: Json = False,

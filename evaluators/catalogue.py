@@ -5,7 +5,7 @@ An entry point of the group `paretune.metrics` names a `Metric`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import entry_points
 from itertools import chain
@@ -49,6 +49,29 @@ def metrics() -> Mapping[str, Metric]:
             raise BadRequest(f"entry point {entry.value} calls itself {row.name!r}, which exists")
         rows[row.name] = row
     return rows
+
+
+def followed(names: Sequence[str], energy_modelled: bool) -> dict[str, str]:
+    """Metrics that are a fixed multiple of another of these, and of which; the first named stays.
+
+    Args:
+        names: of the catalogue.
+        energy_modelled: no meter is read: energy is watts times seconds.
+    """
+    found: dict[str, str] = {}
+    leaders: dict[str, str] = {}
+    for name in names:
+        root = _root(name, energy_modelled)
+        if leaders.setdefault(root, name) != name:
+            found[name] = leaders[root]
+    return found
+
+
+def _root(name: str, energy_modelled: bool) -> str:
+    follows = metrics()[name].follows
+    if follows is None or (name == "energy" and not energy_modelled):
+        return name
+    return _root(follows, energy_modelled)
 
 
 def metric(name: str) -> Metric:

@@ -174,6 +174,8 @@ class Metric:
         evaluate: evidence to figure; pure. Missing evidence gives a missing figure.
         per_item: values `(n,)` whose mean is the figure, for paired comparisons; None where there
             are none.
+        follows: the metric of which a modelled figure of this one is a fixed multiple, whatever is
+            tried; None: it says something of its own.
     """
 
     name: str
@@ -186,3 +188,4 @@ class Metric:
     source: str
     evaluate: Callable[[Evidence], Measurement]
     per_item: Callable[[Predictions], np.ndarray] | None = None
+    follows: str | None = None

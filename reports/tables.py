@@ -13,20 +13,20 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..search.against import confirmed_gaps, repeats
-from ..search.front import all_trials, front_of, limits_broken, stored_metrics
+from ..search.front import Front, all_trials, front_of, limits_broken, stored_metrics
 from ..search.records import Record
 from ..search.run import Run
+from ..search.select import Selection, recommendation
 from ..search.units import readable
-from .words import PROPER, confirmed_quality, figure_in_words, in_short
+from ..spaces.names import PROPER, in_short
+from .words import BILL, confirmed_quality, figure_in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..search.select import Selection
-
 
 def status(run: Run) -> dict[str, Any]:
-    """How far a run is and what it has cost, for a person or as JSON."""
+    """How far a run is and what it has cost, as data: each part of the bill is a Measurement."""
     trials = all_trials(run)
     front = front_of(run)
     return {
@@ -41,12 +41,20 @@ def status(run: Run) -> dict[str, Any]:
         "failures": dict(Counter(r.failure.kind for r in trials if r.failure)),
         "refused": dict(run.refused),
         "confirmed": sorted(run.confirmations),
-        "spent": {name: _bill_line(figure) for name, figure in run.bill.items()},
+        "spent": dict(run.bill),
     }
+
+
+def status_in_words(run: Run) -> dict[str, Any]:
+    """`status` for a person."""
+    spent = {BILL[name]: _bill_line(figure) for name, figure in run.bill.items()}
+    return {**status(run), "spent": spent}
 
 
 def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """The front as flat rows for the terminal, best in the first objective first.
+
+    A baseline that is beaten comes last, for comparison.
 
     Args:
         run: as read.
@@ -57,15 +65,21 @@ def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[s
     """
     front = front_of(run, objectives)
     order = sorted(zip(front.losses[front.on].tolist(), front.records, strict=True), key=_by_losses)
+    shown = [record for _, record in order]
+    baseline = run.baseline
+    if shown and baseline and baseline.state == "final" and baseline not in shown:
+        shown.append(baseline)
+    chosen, _ = recommendation(run)
+    best = None if objectives or chosen is None else chosen.number
     return [
         {
             "trial": record.number,
             **{n: figure_in_words(record.measurements[n]) for n in front.objectives},
-            "on front": f"{front.probability[record.number]:.0%}",
-            "mark": ", ".join(_marks(run, record, front.knee)),
+            "on front": f"{front.probability.get(record.number, 0.0):.0%}",
+            "mark": ", ".join(_marks(run, record, front, best)),
             "configuration": _narrow(in_short(record.configuration)),
         }
-        for _, record in order
+        for record in shown
     ]
 
 
@@ -234,10 +248,15 @@ def _by_losses(row: tuple[list[float], Record]) -> tuple[list[float], int]:
     return row[0], row[1].number
 
 
-def _marks(run: Run, record: Record, knee: int | None) -> list[str]:
-    marks = ["baseline"] if record.purpose == "baseline" else []
-    marks += ["knee"] if record.number == knee else []
-    return marks + (["confirmed"] if record.number in run.confirmations else [])
+def _marks(run: Run, record: Record, front: Front, recommended: int | None) -> list[str]:
+    marks = {
+        "recommended": record.number == recommended,
+        "baseline": record.purpose == "baseline",
+        "beaten": record not in front.records,
+        "knee": record.number == front.knee != recommended,
+        "tested": record.number in run.confirmations,
+    }
+    return [mark for mark, holds in marks.items() if holds]
 
 
 def _bill_line(figure: dict[str, Any]) -> str:

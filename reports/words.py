@@ -1,17 +1,16 @@
-"""A run in words: metrics, configurations, figures, and one trial against another in a sentence."""
+"""A run in words: metrics, figures, and one trial against another in a sentence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from ..evaluators.measurement import Measurement
 from ..search.against import Z95, Gap, confirmed_gaps, gaps, quality, repeats
 from ..search.records import Record
 from ..search.run import Run
 from ..search.units import readable, scale_of, significant, with_spread
-from ..spaces.configuration import SLOTS, Choice, Configuration
 
 TITLES: Final = {
     "macro_f1": "macro F1",
@@ -28,17 +27,14 @@ TITLES: Final = {
 }
 """Metrics whose names are not plain words already."""
 
-SLOT_TITLES: Final = {slot: "fine-tuning" if slot == "finetuning" else slot for slot in SLOTS}
-
-PROPER: Final = {
-    "lora": "LoRA",
-    "ia3": "IA3",
-    "bitfit": "BitFit",
-    "layernorm": "LayerNorm",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
+BILL: Final = {
+    "hours": "wall time",
+    "worker_hours": "work of all workers",
+    "kwh": "energy",
+    "kg_co2e": "CO2e",
+    "money": "money",
 }
-"""Methods as their authors write them."""
+"""Parts of the bill, and what they are called."""
 
 MANIFOLD: Final = 2.0
 """A ratio from here on is told as "2.4 times", a smaller one in per cent."""
@@ -54,26 +50,6 @@ def title(metric: str) -> str:
     ('median latency', 'peak memory')
     """
     return TITLES.get(metric, metric.replace("_", " "))
-
-
-def choice_in_words(choice: Choice) -> str:
-    """What a slot holds.
-
-    >>> choice_in_words(Choice.of("lora", rank=8, learning_rate=0.0005))
-    'LoRA, learning rate 0.0005, rank 8'
-    """
-    knobs = [_knob(name.replace("_", " "), value) for name, value in choice.settings]
-    return ", ".join([_method(choice.method), *knobs])
-
-
-def in_short(configuration: Configuration) -> str:
-    """The methods alone, as a name for a row.
-
-    >>> in_short(Configuration.of(finetuning=Choice.of("lora", rank=8), precision=Choice.of("q8")))
-    'LoRA 8 · q8'
-    """
-    parts = [_short(choice) for slot, choice in configuration if slot != "recipe"]
-    return " · ".join(parts) or "as it is"
 
 
 def figure_in_words(figure: Measurement) -> str:
@@ -232,20 +208,3 @@ def _signed(number: float) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _method(name: str) -> str:
-    return PROPER.get(name, name.replace("_", " "))
-
-
-def _short(choice: Choice) -> str:
-    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
-    return " ".join([_method(choice.method), *(_setting(value) for value in told)])
-
-
-def _knob(name: str, value: Any) -> str:
-    return name if value == name else f"{name} {_setting(value)}"
-
-
-def _setting(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

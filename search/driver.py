@@ -140,8 +140,7 @@ class Driver:
         self._busy: set[int] = set()
         self._trainings: frozenset[str] = frozenset()
         self._digests: frozenset[str] = frozenset()
-        for record in storage.unsettled():
-            storage.finish(record, rules.violations(record))
+        self._settle()
         storage.note("tariff", rules.tariff.to_json())
         self._learn()
 
@@ -175,10 +174,8 @@ class Driver:
         record = record.with_state(state)
         if state == "queued":
             record = replace(record, attempts=before.attempts + 1)
-        if state in ENDED:
-            self._storage.finish(record, self._rules.violations(record))
-        else:
-            self._storage.update(record)
+        self._storage.update(record)
+        self._settle()
         self._learn()
         self._freeze_reference()
         self._storage.beat()
@@ -215,9 +212,24 @@ class Driver:
         A search that was shorter than its initial design fixes its reference point now.
         """
         self._freeze_reference(ended=True)
+        self._settle(ended=True)
         for number, record in sorted(self._storage.records.items()):
             if record.state == "paused" and self._storage.going_on(number):
                 self._storage.retire(number)
+
+    def _settle(self, ended: bool = False) -> None:
+        """Tells Optuna of trials that have ended, once the baseline has.
+
+        Nothing can be added to a told trial, and a limit that leans on the baseline is open until
+        its figures are there.
+
+        Args:
+            ended: nothing more will come; all are told.
+        """
+        baseline = self._baseline()
+        if baseline is None or baseline.state in ENDED or ended:
+            for record in self._storage.unsettled():
+                self._storage.finish(record, self._rules.violations(record))
 
     def _unfinished(self) -> Record | None:
         """Trials that a dead driver left under way keep their number; so does a second attempt."""

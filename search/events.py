@@ -28,6 +28,7 @@ class Event:
         number: the trial, None where it is about the search.
         done, total: progress of a step; 0 of 0 where it cannot be told.
         at: unix time.
+        seed: of the work that is `asked` or `told`.
     """
 
     kind: Kind
@@ -36,6 +37,7 @@ class Event:
     done: int = 0
     total: int = 0
     at: float = field(default_factory=time.time)
+    seed: int | None = None
 
 
 Listener = Callable[[Event], None]
@@ -55,7 +57,9 @@ def log_to(path: Path) -> Listener:
     def listen(event: Event) -> None:
         if event.kind == "step" and event.done:
             return
-        line = json.dumps({k: v for k, v in asdict(event).items() if v not in (None, 0)})
+        told = asdict(event)
+        idle = {name for name in ("done", "total") if not told[name]}
+        line = json.dumps({k: v for k, v in told.items() if v is not None and k not in idle})
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")

@@ -139,7 +139,7 @@ class Gatherer:
             save_predictions(folder, answers)
             return StageCostFacts(time.perf_counter() - started)
 
-        folder, _, _ = self.store.make(key, "predict", write, keep=graph.keys)
+        folder, _, _ = self.store.make(key, "predict", write)
         return load_predictions(folder, next(folder.glob("*.npz")).stem)
 
     def _speed(self, graph: Graph, artifact: Path, anew: int | None) -> tuple[Timings, Power, str]:
@@ -159,7 +159,7 @@ class Gatherer:
             (folder / "power.json").write_text(json.dumps(asdict(power)))
             return StageCostFacts(time.perf_counter() - started)
 
-        folder, _, _ = self.store.make(key, "speed", write, keep=graph.keys)
+        folder, _, _ = self.store.make(key, "speed", write)
         raw = next((folder / "timings").glob("*.json"))
         self.samples.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(raw, self.samples / raw.name)

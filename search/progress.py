@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
+from ..spaces.names import in_short
 from .budget import Budget, Spent
 from .events import Event, Listener, ignore
 from .pareto import hypervolume
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from .rules import Knowledge
 
 
-BEGINS: Final = {"baseline": "begins: baseline", "search": "begins", "confirm": "is confirmed"}
-"""How a line says what a trial is begun for."""
+HEARTBEAT_SECONDS: Final = 30.0
+"""Silence after which a line says what is under way."""
 
 
 @dataclass(frozen=True)
@@ -120,31 +121,46 @@ class _Lines:
     """One line per thing that happened."""
 
     knowledge: Knowledge
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
     purposes: dict[int, str] = field(default_factory=dict)
+    doing: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started = self.spoke = self.clock()
 
     def __call__(self, event: Event) -> None:
-        if event.kind == "step":
-            return
-        seconds = time.monotonic() - self.started
-        print(f"{seconds:7.1f} s  {self._text(event)}", file=sys.stderr, flush=True)
+        now = self.clock()
+        text = self._step(event, now) if event.kind == "step" else self._text(event)
+        if text:
+            self.spoke = now
+            print(f"{now - self.started:7.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def _step(self, event: Event, now: float) -> str:
+        """What is under way, once in a while; nothing in between."""
+        assert event.number is not None
+        self.doing[event.number] = _step_in_words(event)
+        if now - self.spoke < HEARTBEAT_SECONDS:
+            return ""
+        return ", ".join(f"trial {n}: {what}" for n, what in sorted(self.doing.items()))
 
     def _text(self, event: Event) -> str:
         if event.number is None:
             return event.text
+        number, trial = event.number, self.knowledge.storage.records[event.number]
         if event.kind == "asked":
-            self.purposes[event.number] = event.text
-            return f"trial {event.number} {BEGINS.get(event.text, event.text)}"
-        record = self._record(event.number)
-        figures = _figures(self.knowledge, record) if record else ""
-        return f"trial {event.number} {event.text}{figures}"
+            self.purposes[number] = event.text
+        repeat = self.purposes.get(number) == "confirm"
+        name = f"trial {number}" + (f", test split, seed {event.seed}," if repeat else "")
+        if event.kind == "asked":
+            baseline = trial.purpose == "baseline"
+            return f"{name} begins: {'the baseline' if baseline else in_short(trial.configuration)}"
+        self.doing.pop(number, None)
+        record = self._repeat(event) if repeat else trial
+        return f"{name} {event.text}{_figures(self.knowledge, record) if record else ''}"
 
-    def _record(self, number: int) -> Record | None:
-        """What the trial's last work came to: the trial itself, or its last repeat."""
-        storage = self.knowledge.storage
-        if self.purposes.get(number) == "confirm":
-            return next(reversed(storage.confirmations.get(number, ())), None)
-        return storage.records.get(number)
+    def _repeat(self, event: Event) -> Record | None:
+        made = self.knowledge.storage.confirmations.get(event.number or 0, ())
+        return next((record for record in made if record.seed == event.seed), None)
 
 
 @dataclass
@@ -173,8 +189,7 @@ class _Display:
         elif event.kind == "told":
             self.doing.pop(event.number, None)
         else:
-            share = f" {event.done}/{event.total}" if event.total else ""
-            self.doing[event.number] = f"{event.text}{share}"
+            self.doing[event.number] = _step_in_words(event)
 
     def draw(self) -> RenderableType:
         """The display as it is now."""
@@ -196,6 +211,10 @@ class _Display:
             table.add_row(Text(name, style="bold"), Text(value))
         doing = [Text(f"trial {n}: {what}") for n, what in sorted(self.doing.items())]
         return Group(table, *doing, Text(self.said, style="dim"))
+
+
+def _step_in_words(event: Event) -> str:
+    return f"{event.text} {event.done}/{event.total}" if event.total else event.text
 
 
 def _rows(now: Standing) -> Iterator[tuple[str, str]]:

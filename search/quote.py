@@ -19,6 +19,7 @@ from ..spaces.lower import Graph, lower
 from ..spaces.profile import forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
 from ..spaces.space import Space
+from .adjust import adjusted
 from .foresight import refuse_hopeless
 from .rules import Lookup, tariff
 from .stages import StageStore, cache_root
@@ -40,11 +41,13 @@ def quote(study: Study) -> dict[str, Any]:
         study: as resolved.
 
     Returns:
-        Trials, trainings, hours, kWh and disk, each `[low, high]`, and what they rest on.
+        Trials, trainings, hours, kWh and disk, each `[low, high]`, what they rest on, and
+        `adjusted`: what is not searched as written.
 
     Raises:
         BadRequest: what the search itself would refuse.
     """
+    study, words = adjusted(study, judged=False)
     store = StageStore(cache_root())
     material = load_material(study, store.root / "data")
     subject = material.subject
@@ -83,6 +86,7 @@ def quote(study: Study) -> dict[str, Any]:
         "disk_gb": _range([_disk(trainings, trials, graphs, low) / 1e9 for low in (True, False)]),
         "legal_share_of_draws": round(len(legal) / len(drawn), 3),
         "matrix_product_gflops": round(rate / 1e9, 1),
+        "adjusted": words,
         "source": "modelled: FLOPs on paper, at 15 to 60 % of this machine's matrix-product rate",
     }
 

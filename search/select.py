@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..errors import StudyError, UnknownName
+from ..errors import BadRequest, StudyError, UnknownName
 from .against import Gap, confirmed_gaps, gap
 from .front import Front, front_of, judge, values
 from .limits import Limit, parse_limit
@@ -60,7 +60,8 @@ def select(
 
     Args:
         run: what was found.
-        where: limits in place of the study's own; empty: the study's.
+        where: limits beside the study's own; one on the same metric from the same side takes the
+            place of the study's.
         prefer: the metric to be best at; None: the knee of the front.
         objectives: metrics that the front is taken over; None: the study's.
 
@@ -106,6 +107,14 @@ def recommend(knowledge: Knowledge) -> int:
     return best_first(front)[0].number
 
 
+def recommendation(run: Run) -> tuple[Record | None, str]:
+    """The record that selection gives without further wishes; else why there is none."""
+    try:
+        return select(run).record, ""
+    except BadRequest as error:
+        return None, str(error)
+
+
 def current_front(knowledge: Knowledge) -> Front:
     """The front of a study that is still open, the baseline among its rivals."""
     records = [r for _, r in sorted(knowledge.storage.records.items()) if r.purpose != "confirm"]
@@ -144,14 +153,21 @@ def best_first(front: Front, prefer: str | None = None) -> list[Record]:
 def _limits(run: Run, where: Sequence[str]) -> tuple[Limit, ...]:
     units = {name: facts["unit"] for name, facts in run.metrics.items()}
     baseline = values(run.baseline) if run.baseline else {}
-    parsed = [parse_limit(text, units) for text in (where or run.constraints)]
-    for limit in (limits := tuple(limit.resolve(baseline) for limit in parsed)):
+    wished = [parse_limit(text, units) for text in where]
+    own = [parse_limit(text, units) for text in run.constraints]
+    replaced = {_side(limit) for limit in wished}
+    kept = [limit for limit in own if _side(limit) not in replaced]
+    for limit in (limits := tuple(limit.resolve(baseline) for limit in [*kept, *wished])):
         if limit.open:
             raise StudyError(
                 f"{limit.text!r} needs the baseline's {limit.metric}, which this run does not "
                 "hold; write the number instead"
             )
     return limits
+
+
+def _side(limit: Limit) -> tuple[str, str]:
+    return limit.metric, limit.operator[0]
 
 
 def _refuse_nothing_kept(run: Run, limits: Sequence[Limit], names: Sequence[str]) -> None:

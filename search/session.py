@@ -17,6 +17,7 @@ from ..evaluators.catalogue import metrics
 from ..evaluators.environment import environment
 from ..spaces.configuration import Configuration
 from ..spaces.space import Space
+from .adjust import adjusted
 from .confirm import Confirmer, confirmations
 from .driver import Done, Driver, Source
 from .engines.attempt import Work
@@ -28,7 +29,6 @@ from .progress import follow, last_words
 from .records import Record
 from .rules import Knowledge
 from .run import Header, Run, read_about, read_run, write_json
-from .samplers import sampler
 from .stages import StageStore, cache_root
 from .storage import StudyStorage, guarded, move
 from .study import Study, load_study
@@ -59,7 +59,7 @@ def start(
         WorkFailed: no trial succeeded.
         StorageFailed: the run cannot be written.
     """
-    asked, study = study, _with_possible_rungs(study)
+    study, words = adjusted(study, judged=evaluate is not None)
     store = StageStore(cache_root())
     store.sweep()
     material = load_material(study, store.root / "data")
@@ -73,11 +73,9 @@ def start(
     with closing(storage):
         _refuse_other_judge(storage, evaluate)
         _refuse_other_material(storage, study, material)
-        words = _changed_libraries(storage, material)
+        words += _changed_libraries(storage, material)
         _describe(storage, study)
         knowledge = Knowledge(study, material, space, storage)
-        if study is not asked:
-            words.append(f"{study.sampler} knows one fidelity: rungs are off")
         return _search(knowledge, quiet=quiet, evaluate=evaluate, words=words)
 
 
@@ -179,15 +177,6 @@ def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bo
         cluster = Cluster(engine.workers, engine.address, needs, shared)
         return run_cluster(source, work, cluster, limits, listen)
     return run_processes(source, work, engine.workers, limits, listen)
-
-
-def _with_possible_rungs(study: Study) -> Study:
-    """Samplers that do not read records know one fidelity."""
-    if sampler(study.sampler).reads_records or len(study.fidelity.rungs) == 1:
-        return study
-    data = study.to_json()
-    data["fidelity"] = {"rungs": [1.0]}
-    return Study.from_dict(data)
 
 
 def _header(study: Study) -> Header:

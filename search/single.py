@@ -34,7 +34,7 @@ def evaluate_model(model: str, task: str, overrides: Sequence[str] = ()) -> dict
     study = single_study(model, task, overrides)
     store = StageStore(cache_root())
     material = load_material(study, store.root / "data")
-    with tempfile.TemporaryDirectory() as scratch:
+    with store.reading(), tempfile.TemporaryDirectory() as scratch:
         laboratory = Laboratory(study, material, store, Path(scratch))
         ask = Ask(0, Configuration(), 0, study.seed, "confirm")
         graph, artifact, shop = laboratory.make(ask, 0, _silent)

@@ -3,6 +3,7 @@
     ROOT/stages/KEY/        the files of a stage, and stage.json (step, sizes, seconds)
     ROOT/costs/KEY.json     what it cost; kept when the stage is evicted
     ROOT/locks/KEY.lock     held by the one process that makes it
+    ROOT/locks/KEY.readers  held together by those who read it: it is not evicted
     ROOT/making/            half-written stages, named HOST-PID-ID; swept when their maker is gone
 
 A stage is written beside and renamed into place, so a half-written one is never found. Losing a
@@ -20,7 +21,8 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,17 +87,30 @@ class StageStore:
         with _storage_errors(root):
             for name in ("stages", "costs", "locks", "making"):
                 _make_folder(root / name)
+        self._read: dict[Key, int] = {}
+        weakref.finalize(self, _close_all, self._read)
 
     def find(self, key: Key) -> Path | None:
-        """The folder of a stage, None where it is not (any more)."""
-        note = self._note(key)
-        if note is None:
-            return None
-        folder = self.root / "stages" / key
-        if any(_size(folder / name) != size for name, size in note.sizes):
+        """The folder of a stage, which stays until `release`; None where it is not (any more)."""
+        self._hold(key)
+        folder, note = self.root / "stages" / key, self._note(key)
+        if note is None or any(_size(folder / name) != size for name, size in note.sizes):
+            os.close(self._read.pop(key))
             return None
         os.utime(folder / "stage.json")
         return folder
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Releases at the end what was found or made inside."""
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Lets stages be evicted again that were found or made through this object."""
+        _close_all(self._read)
 
     def cost(self, key: Key) -> StageNote | None:
         """What a stage cost when it was made, also after eviction; None: never made here."""
@@ -108,7 +123,6 @@ class StageStore:
         step: str,
         write: Callable[[Path], StageCostFacts],
         waiting: Callable[[], object] = lambda: None,
-        keep: Collection[Key] = (),
     ) -> tuple[Path, StageNote, bool]:
         """Finds a stage, or makes it; a second process that wants it waits for the first.
 
@@ -117,10 +131,10 @@ class StageStore:
             write: fills an empty folder; returns what it cost.
             waiting: called again and again while another process makes it; whoever holds the host
                 must give its turn there, or a measurement and a maker wait for each other.
-            keep: keys that are not evicted to make room: what the caller still reads.
 
         Returns:
-            The stage's folder, its note, and whether it was found (True) or made here (False).
+            The stage's folder, which stays until `release`; its note; and whether it was found
+            (True) or made here (False).
 
         Raises:
             StorageFailed: the disk is full or read-only.
@@ -133,7 +147,8 @@ class StageStore:
                 return found, note, True
             with _storage_errors(self.root):
                 note = self._write(key, step, write)
-        self.evict(keep={key, *keep})
+            self._hold(key)
+        self.evict()
         return self.root / "stages" / key, note, False
 
     def record(self, key: Key, step: str, facts: StageCostFacts) -> StageNote:
@@ -151,15 +166,22 @@ class StageStore:
                 found.append((path.stat().st_mtime, _read_note(path)))
         return [note for _, note in sorted(found, key=lambda row: row[0])]
 
-    def evict(self, keep: set[Key] | None = None, limit_bytes: int | None = None) -> list[Key]:
-        """Removes the stages used longest ago until the rest fits the limit; their keys."""
+    def evict(self, limit_bytes: int | None = None) -> list[Key]:
+        """Removes stages that nobody reads, the one used longest ago first, until the rest fits.
+
+        Args:
+            limit_bytes: of all stages; None: the store's own.
+
+        Returns:
+            The keys of those removed.
+        """
         limit = self.limit_bytes if limit_bytes is None else limit_bytes
         entries = self.entries()
         total, gone = sum(note.bytes for note in entries), list[Key]()
         for note in entries:
             if total <= limit:
                 break
-            if note.key in (keep or set()) or not self._remove(note.key):
+            if not self._remove(note.key):
                 continue
             total -= note.bytes
             gone.append(note.key)
@@ -175,13 +197,19 @@ class StageStore:
                 if _abandoned(path):
                     shutil.rmtree(path, ignore_errors=True)
 
+    def _hold(self, key: Key) -> None:
+        if key not in self._read:
+            path = self.root / "locks" / f"{key}.readers"
+            self._read[key] = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+            fcntl.flock(self._read[key], fcntl.LOCK_SH)  # waits only while it is being removed
+
     def _remove(self, key: Key) -> bool:
-        # Whoever reads a stage holds no lock, so a stage is first renamed away: a reader that has
-        # its files open keeps them, one that comes later finds nothing and makes it again.
+        """Removes a stage unless somebody makes or reads it, this very store among them."""
         lock = self.root / "locks" / f"{key}.lock"
-        with lock.open("w") as handle:
+        with lock.open("w") as maker, lock.with_suffix(".readers").open("w") as readers:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for handle in (maker, readers):
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
             grave = self.root / "making" / _own_name()
@@ -248,6 +276,11 @@ def _storage_errors(root: Path) -> Iterator[None]:
             f"cannot write stages under {root}: {error.strerror}; free space there, or set "
             "PARETUNE_CACHE to a folder on another disk and resume"
         ) from error
+
+
+def _close_all(handles: dict[Key, int]) -> None:
+    while handles:
+        os.close(handles.popitem()[1])
 
 
 def _note_json(note: StageNote) -> str:

@@ -187,7 +187,8 @@ class StudyStorage:
             record: told COMPLETE where every objective has a figure, else FAIL.
             violations: by limit, above 0 where it is broken.
         """
-        self.update(record)
+        if self.records[record.number] != record:
+            self.update(record)
         values = [record.value(row.name) for row in self.header.objectives]
         complete = record.state == "final" and None not in values
         figures = {name: m.value for name, m in record.measurements.items() if m.value is not None}
@@ -217,7 +218,7 @@ class StudyStorage:
         self._desk.set_trial_state_values(number, TrialState.PRUNED)
 
     def unsettled(self) -> list[Record]:
-        """Records that are final or failed but were not told: a driver died in between."""
+        """Records that are final or failed but were not told yet."""
         return [
             record
             for number, record in sorted(self.records.items())

@@ -54,7 +54,9 @@ class TrialWork:
         started = time.time()
         record = prior or Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
         record = replace(record, started=record.started or started)
-        done = Laboratory.of(self.run).judge(ask, record, report)
+        laboratory = Laboratory.of(self.run)
+        with laboratory.store.reading():
+            done = laboratory.judge(ask, record, report)
         now = time.time()
         return replace(done, finished=now, seconds=done.seconds + now - started)
 

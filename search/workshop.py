@@ -130,9 +130,7 @@ class Workshop:
         return folder, fresh[0] if fresh else None
 
     def _stored(self, node: Node, write: Callable[[Path], StageCostFacts]) -> Path:
-        folder, note, found = self._store.make(
-            node.key, node.step.name, write, self.training_turn, keep=self._graph.keys
-        )
+        folder, note, found = self._store.make(node.key, node.step.name, write, self.training_turn)
         if not found:
             self._made[node.key] = note
         return folder

@@ -69,6 +69,26 @@ def test_while_the_baseline_runs_only_the_initial_design_is_asked(toy, begin):
     assert driver.next().number == 4
 
 
+def test_trials_that_end_before_the_baseline_are_told_once_their_limits_are_closed(toy, begin):
+    figure = {}
+
+    def violations(record):
+        return {"as the baseline": figure["bytes"] - 1.0} if figure else {}
+
+    driver, storage = begin(violations=violations)
+    baseline, first = driver.next(), driver.next()
+    answer(toy, driver, first)
+    assert storage.records[1].state == "final"
+    assert [r.number for r in storage.unsettled()] == [1]
+    figure["bytes"] = 4.0
+    answer(toy, driver, baseline)
+    assert not storage.unsettled()
+    storage.close()
+    url = f"sqlite:///{storage.folder / 'study.db'}"
+    trials = optuna.load_study(study_name="toy", storage=url).trials
+    assert [trial.constraints for trial in trials[:2]] == [{"as the baseline": 3.0}] * 2
+
+
 def test_without_a_baseline_the_search_begins_at_once(toy, begin):
     driver, _ = begin(baseline=None)
     assert driver.next().purpose == "search"

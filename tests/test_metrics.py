@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from paretune.errors import BadRequest, UnknownName
 from paretune.evaluators import catalogue
-from paretune.evaluators.catalogue import metric, metrics
+from paretune.evaluators.catalogue import followed, metric, metrics
 from paretune.evaluators.metric import (
     Evidence,
     Peak,
@@ -238,3 +238,26 @@ def test_gradients_are_sent_around_a_ring():
     planned = replace(BARE, paper=replace(BARE.paper, plan=Plan(devices=4, data_parallel=4)))
     assert value("gradient_bytes", BARE) == 0
     assert value("gradient_bytes", planned) == 2 * 3 / 4 * 4 * 109_483_778
+
+
+@pytest.mark.parametrize(
+    ("names", "modelled", "found"),
+    [
+        (["accuracy", "latency_p50", "model_bytes"], True, {}),
+        (["accuracy", "latency_p50", "energy"], True, {"energy": "latency_p50"}),
+        (["accuracy", "latency_p50", "energy"], False, {}),
+        (["carbon", "energy"], False, {"energy": "carbon"}),
+        (
+            ["cost_per_million_queries", "carbon", "latency_p50"],
+            True,
+            {"carbon": "cost_per_million_queries", "latency_p50": "cost_per_million_queries"},
+        ),
+        (["training_energy", "training_cost"], False, {"training_cost": "training_energy"}),
+    ],
+)
+def test_a_multiple_of_another_metric_is_known_as_one(names, modelled, found):
+    assert followed(names, modelled) == found
+
+
+def test_what_a_metric_follows_is_in_the_catalogue():
+    assert {row.follows for row in metrics().values()} - {None} <= set(metrics())

@@ -148,9 +148,9 @@ def test_off_a_terminal_there_is_a_line_for_what_happens_and_none_for_steps(
         Event("told", "failed: crashed", 4),
         Event("message", "all 5 trials of the budget are asked"),
     ) == [
-        "trial 0 begins: baseline",
+        "trial 0 begins: the baseline",
         "trial 0 final: accuracy 90.0 %, model_bytes 400 B",
-        "trial 4 begins",
+        "trial 4 begins: as it is",
         "trial 4 failed: crashed: b",
         "all 5 trials of the budget are asked",
     ]
@@ -159,11 +159,31 @@ def test_off_a_terminal_there_is_a_line_for_what_happens_and_none_for_steps(
 def test_a_repeat_shows_its_own_figures_not_the_trial_s(
     known: Any, capsys: pytest.CaptureFixture[str]
 ):
-    known.confirmations[1] = (record(1, 0.77, purpose="confirm"),)
-    events = [Event("asked", "confirm", 1), Event("told", "final", 1)]
+    known.confirmations[1] = (record(1, 0.77, purpose="confirm", seed=3),)
+    events = [Event("asked", "confirm", 1, seed=3), Event("told", "final", 1, seed=3)]
     assert lines(known, capsys, *events) == [
-        "trial 1 is confirmed",
-        "trial 1 final: accuracy 77.0 %, model_bytes 100 B",
+        "trial 1, test split, seed 3, begins: as it is",
+        "trial 1, test split, seed 3, final: accuracy 77.0 %, model_bytes 100 B",
+    ]
+
+
+def test_what_is_under_way_is_said_when_nothing_else_was_for_a_while(
+    known: Any, capsys: pytest.CaptureFixture[str]
+):
+    time = [0.0]
+    show = _Lines(known, clock=lambda: time[0])
+    show(Event("asked", "search", 5))
+    for at, number, done in ((29.0, 5, 2), (30.0, 4, 3), (31.0, 5, 4), (60.0, 5, 9)):
+        time[0] = at
+        show(Event("step", "train.finetune", number, done, 10))
+    show(Event("told", "failed", 4))
+    time[0] = 95.0
+    show(Event("step", "train.finetune", 5, 10, 10))
+    said = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert [line for line in said if "train" in line] == [
+        "30.0 s  trial 4: train.finetune 3/10, trial 5: train.finetune 2/10",
+        "60.0 s  trial 4: train.finetune 3/10, trial 5: train.finetune 9/10",
+        "95.0 s  trial 5: train.finetune 10/10",
     ]
 
 

@@ -78,12 +78,19 @@ def test_a_limit_against_the_baseline_is_kept(run):
     assert chosen.limits[0].bound == pytest.approx(0.784)
 
 
-def test_where_stands_in_place_of_the_studys_own_limits(run):
+def test_a_wish_takes_the_place_of_the_studys_limit_on_the_same_side_of_the_same_metric(run):
     from dataclasses import replace
 
     tight = replace(run, constraints=("model_bytes <= 25 MB",))
     assert select(tight).number == 3
     assert select(tight, ["model_bytes <= 1 GB"], "accuracy").number == 1
+    both = select(tight, ["model_bytes >= 1 MB", "accuracy >= 0.1"], "accuracy")
+    assert both.number == 3
+    assert [limit.text for limit in both.limits] == [
+        "model_bytes <= 25 MB",
+        "model_bytes >= 1 MB",
+        "accuracy >= 0.1",
+    ]
 
 
 def test_unfinished_trials_and_missing_figures_are_never_chosen(run):

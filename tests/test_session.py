@@ -14,6 +14,7 @@ from typing import Any
 import paretune
 import pytest
 from paretune.errors import BadRequest, RunError, StudyError, WorkFailed
+from paretune.search.adjust import adjusted
 from paretune.search.records import Ask, Record
 from paretune.search.run import read_run
 from paretune.search.session import go_on, start
@@ -252,6 +253,16 @@ def test_a_sampler_with_one_fidelity_switches_rungs_off_and_says_so(
     searched({**study, "fidelity": {"rungs": [0.5, 1.0]}}, tmp_path / "run")
     assert load_study(tmp_path / "run/study.yaml").fidelity.rungs == (1.0,)
     assert "random knows one fidelity: rungs are off" in (tmp_path / "run/log.jsonl").read_text()
+
+
+def test_an_objective_that_says_nothing_of_its_own_is_reported_and_not_searched(
+    study: dict[str, Any],
+):
+    written = Study.from_dict({**study, "objectives": ["accuracy", "carbon", "energy"]})
+    found, words = adjusted(written, judged=False)
+    assert found.objectives == ("accuracy", "carbon")
+    assert words == ["energy is a fixed multiple of carbon here: it is reported, and not searched"]
+    assert adjusted(written, judged=True) == (written, [])
 
 
 def test_custom_metrics_are_searched_with_a_function(study: dict[str, Any], tmp_path: Path):

@@ -57,6 +57,7 @@ def test_costs_outlive_eviction_and_the_oldest_use_goes_first(tmp_path: Path):
         folder, _, _ = store.make(key, "step", write_number)
         os.utime(folder / "stage.json", (i, i))
     os.utime(tmp_path / "stages" / "k1" / "stage.json")
+    store.release()
     assert store.evict(limit_bytes=4) == ["k2"]
     assert [note.key for note in store.entries()] == ["k3", "k1"]
     cost = store.cost("k2")
@@ -87,13 +88,16 @@ def test_what_another_host_left_days_ago_is_swept(tmp_path: Path):
     assert not left.exists()
 
 
-def test_what_its_maker_still_reads_is_not_evicted_to_make_room(tmp_path: Path):
-    store = StageStore(tmp_path, limit_bytes=4)
-    for i, key in enumerate(["k1", "k2"]):
-        folder, _, _ = store.make(key, "step", write_number)
-        os.utime(folder / "stage.json", (i, i))
-    store.make("k3", "step", write_number, keep={"k1"})
-    assert {note.key for note in store.entries()} == {"k1", "k3"}
+def test_what_is_still_read_is_not_evicted_by_whomever_to_make_room(tmp_path: Path):
+    reader, other = StageStore(tmp_path), StageStore(tmp_path, limit_bytes=4)
+    for key in ("k1", "k2"):
+        other.make(key, "step", write_number)
+    assert reader.find("k1") is not None
+    other.release()
+    other.make("k3", "step", write_number)
+    assert {note.key for note in other.entries()} == {"k1", "k3"}
+    reader.release()
+    assert other.evict(limit_bytes=2) == ["k1"]
 
 
 def test_a_stage_that_another_process_evicts_meanwhile_counts_as_gone(tmp_path: Path, monkeypatch):
@@ -101,6 +105,7 @@ def test_a_stage_that_another_process_evicts_meanwhile_counts_as_gone(tmp_path: 
     store.make("k1", "step", write_number)
     entries = store.entries()
     shutil.rmtree(tmp_path / "stages" / "k1")
+    store.release()
     monkeypatch.setattr(store, "entries", lambda: entries)
     assert store.evict(limit_bytes=0) == ["k1"]
 

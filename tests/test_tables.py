@@ -27,6 +27,7 @@ from paretune.reports.tables import (
     front_rows,
     selection_json,
     status,
+    status_in_words,
     trials_table,
 )
 from paretune.reports.words import confirmed_in_words, confirmed_quality, headline
@@ -139,9 +140,12 @@ def test_a_point_far_better_is_on_the_front_for_certain(run):
 
 def test_front_rows_begin_with_the_best_of_the_first_objective(run):
     rows = front_rows(run)
-    accuracies = [float(row["accuracy"].split()[0]) for row in rows]
+    accuracies = [float(row["accuracy"].split()[0]) for row in rows[:-1]]
     assert accuracies == sorted(accuracies, reverse=True)
-    assert {row["trial"] for row in rows} == {r.number for r in front_of(run).records}
+    assert {row["trial"] for row in rows[:-1]} == {r.number for r in front_of(run).records}
+    assert [row["mark"].split(", ")[0] for row in rows].count("recommended") == 1
+    assert rows[-1]["trial"] == 0
+    assert rows[-1]["mark"].startswith("baseline, beaten")
 
 
 def test_front_csv_holds_figures_errors_and_choices(run):
@@ -165,10 +169,12 @@ def test_an_empty_front_is_a_table_without_rows(run):
 
 
 def test_status_counts_states_and_tells_what_was_spent(run):
-    said = status(run)
+    said = status_in_words(run)
+    assert status(run)["spent"]["hours"]["value"] == pytest.approx(0.35)
+    json.dumps(status(run), allow_nan=False)
     assert said["trials"] == {"final": 48, "failed": 6, "paused": 7}
     assert said["failures"] == {"out_of_memory": 2, "timeout": 2, "diverged": 2}
-    assert said["spent"]["hours"] == "21.0 min (measured)"
+    assert said["spent"]["wall time"] == "21.0 min (measured)"
     json.dumps(said, allow_nan=False)
 
 
@@ -185,7 +191,7 @@ def test_a_selection_is_data_with_its_reason(run):
     chosen = select(run, ["model_bytes <= 30 MB"], "accuracy")
     data = json.loads(json.dumps(selection_json(run, chosen), allow_nan=False))
     assert data["number"] == chosen.number
-    assert data["limits"] == ["model_bytes <= 30 MB"]
+    assert data["limits"] == ["accuracy >= 0.9 * baseline", "model_bytes <= 30 MB"]
     assert data["sentence"] == chosen.sentence
 
 

@@ -100,6 +100,7 @@ METRICS: Final = (
         definition="Joules to answer one text, idle draw subtracted, without the data centre's.",
         source="arXiv 1906.02243; meters: NVML, RAPL, or P_idle + u (P_max - P_idle)",
         evaluate=energy,
+        follows="latency_p50",
     ),
     Metric(
         name="carbon",
@@ -111,6 +112,7 @@ METRICS: Final = (
         definition="Grams of CO2e to answer 1,000 texts: energy x PUE x the grid's intensity.",
         source="arXiv 2104.10350; grid table: Our World in Data, IEA",
         evaluate=carbon,
+        follows="energy",
     ),
     Metric(
         name="training_energy",

@@ -83,6 +83,7 @@ METRICS: Final = (
         definition="Rent while a million texts are answered back to back at the median latency.",
         source="arXiv 2212.01340",
         evaluate=cost_per_million_queries,
+        follows="latency_p50",
     ),
     Metric(
         name="training_cost",
@@ -94,5 +95,6 @@ METRICS: Final = (
         definition="Rent while the Train stages were made, also where another trial had paid them.",
         source="hours x rate",
         evaluate=training_cost,
+        follows="training_energy",
     ),
 )

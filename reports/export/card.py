@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from ...evaluators.measurement import Measurement
 from ...spaces.configuration import Configuration
-from ..words import PROPER, SLOT_TITLES, choice_in_words, figure_in_words, title
+from ...spaces.names import PROPER, SLOT_TITLES, choice_in_words
+from ..words import figure_in_words, title
 from .description import Description
 from .targets import target_of
 

@@ -60,7 +60,7 @@ def export_trial(run: Path, trial: str, to: Path, format_: str | None) -> Mappin
     work = _Work(read, record, Laboratory.of(Path(run)))
     target = target or default_target(work.paper(record.configuration))
     made_of = configuration_for(record.configuration, target, work)
-    with _beside(to) as folder:
+    with work.laboratory.store.reading(), _beside(to) as folder:
         described = _write(work, target, made_of, folder)
         found = fresh_proof(folder, int(described.workload["threads"]))
         described = replace(described, proved=found)

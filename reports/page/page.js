@@ -65,6 +65,9 @@
     x: first, y: others.find((name) => metrics[name].resource === "quality") ?? others[0] ?? first, lx: "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
     q: "", f: "", a: "", k: "objectives", by: "", d: "1",
   };
+  const finals = all.filter((i) => trials.state[i] === "final").map((i) => figures[first]?.value[i]).filter((number) => number !== null && number !== undefined);
+  // what spans more than a decade is one heap on a straight scale
+  initial.lx = finals.length && Math.min(...finals) > 0 && Math.max(...finals) / Math.min(...finals) > 10 ? "1" : "";
   initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y) ?? "";
   const state = { ...initial, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   for (const axis of ["x", "y"]) if (!metrics[state[axis]]) state[axis] = initial[axis];

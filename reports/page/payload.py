@@ -23,8 +23,9 @@ from ...search.front import (
 from ...search.records import Record
 from ...search.run import Run
 from ...search.units import scale_of
+from ...spaces.names import PROPER, SLOT_TITLES, choice_in_words, in_short
 from ..history import growth
-from ..words import PROPER, SLOT_TITLES, choice_in_words, confirmed_in_words, in_short, title
+from ..words import confirmed_in_words, title
 
 SOURCES: Final = ("exact", "measured", "modelled")
 

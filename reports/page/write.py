@@ -16,35 +16,27 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from ...errors import BadRequest, StorageFailed
+from ...errors import StorageFailed
 from ...search.against import Gap, confirmed_gaps, gaps
 from ...search.front import all_trials, front_of, limits, stored_metrics
 from ...search.records import Record
 from ...search.run import Run
+from ...search.select import recommendation
 from ...search.units import readable, significant
+from ...spaces.names import in_short
 from ..history import failures, growth, sharing
 from ..words import (
+    BILL,
     confirmed_in_words,
     difference,
     figure_in_words,
     headline,
-    in_short,
     listed,
     title,
 )
 from .payload import payload
 
 HERE: Final = Path(__file__).parent
-BILL: Final = (
-    ("hours", "wall time"),
-    ("worker_hours", "work of all workers"),
-    ("kwh", "energy"),
-    ("kg_co2e", "CO2e"),
-    ("money", "money"),
-)
-
-"""Parts of the bill, and what they are called."""
-
 ASSUMED: Final[dict[str, dict[str, str]]] = {
     "hours": {},
     "worker_hours": {},
@@ -81,7 +73,7 @@ def page(run: Run) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    recommended, why_none = _recommended(run)
+    recommended, why_none = recommendation(run)
     number = recommended.number if recommended else None
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -95,7 +87,9 @@ def page(run: Run) -> str:
         **_about(run),
         why_none=why_none,
         recommended=_choice(run, recommended) if recommended else None,
-        bill=[_bill(name, words, run.bill[name]) for name, words in BILL if name in run.bill],
+        bill=[
+            _bill(name, words, run.bill[name]) for name, words in BILL.items() if name in run.bill
+        ],
         went=_went(run),
         definitions=[{"title": title(n), "name": n, **run.metrics[n]} for n in stored_metrics(run)],
         environment=_flat(run.environment),
@@ -124,17 +118,6 @@ def plotly_compressed() -> str:
 
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     return base64.b64encode(gzip.compress(script.read_bytes(), mtime=0)).decode()
-
-
-def _recommended(run: Run) -> tuple[Record | None, str]:
-    """The trial that selection gives without further wishes; else why there is none."""
-    from ...search.select import select
-
-    try:
-        number = select(run, (), None).number
-    except BadRequest as error:
-        return None, str(error)
-    return {record.number: record for record in all_trials(run)}[number], ""
 
 
 def _about(run: Run) -> dict[str, Any]:
@@ -204,8 +187,8 @@ def _tested_row(run: Run, gap: Gap, searched: Gap) -> dict[str, Any]:
     }
 
 
-def _bill(name: str, words: str, figure: Mapping[str, Any]) -> dict[str, str]:
-    value = figure["value"]
+def _bill(name: str, figure: Mapping[str, Any]) -> dict[str, str]:
+    value, words = figure["value"], BILL[name]
     if value is None:
         return {"title": words, "value": "not known", "note": str(figure["reason"]), "sources": ""}
     shown = significant(value) if name == "money" else readable(value, figure["unit"])

@@ -71,7 +71,7 @@ def run_here(source: Source, work: Work, listen: Listener = ignore) -> Done:
                 if not isinstance(ask, Ask):
                     assert isinstance(ask, Done), "one worker never waits for another"
                     return ask
-                listen(Event("asked", ask.purpose, ask.number))
+                listen(Event("asked", ask.purpose, ask.number, seed=ask.seed))
                 record = attempt(work, ask, source.prior(ask), _reporter(ask, listen))
                 _tell(source, record, listen)
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def _fill(source: Source, slots: list[Slot], listen: Listener) -> Done | None:
         ask = source.next()
         if not isinstance(ask, Ask):
             return ask if isinstance(ask, Done) else None
-        listen(Event("asked", ask.purpose, ask.number))
+        listen(Event("asked", ask.purpose, ask.number, seed=ask.seed))
         slot.give(ask, source.prior(ask))
     return None
 
@@ -119,7 +119,7 @@ def _hear(source: Source, slot: Slot, listen: Listener) -> bool:
 def _tell(source: Source, record: Record, listen: Listener) -> None:
     stored = source.tell(record)
     failure = f": {stored.failure.kind}" if stored.failure else ""
-    listen(Event("told", f"{stored.state}{failure}", stored.number))
+    listen(Event("told", f"{stored.state}{failure}", stored.number, seed=stored.seed))
 
 
 def _reporter(ask: Ask, listen: Listener) -> Callable[[str, int, int], None]:

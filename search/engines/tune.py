@@ -70,7 +70,7 @@ class DriverSearcher(Searcher):
             self.done = ask if isinstance(ask, Done) else None
             self._wait = True  # the answer stays the same until something comes back
             return Searcher.FINISHED if self.done else None
-        self._listen(event := Event("asked", ask.purpose, ask.number))
+        self._listen(event := Event("asked", ask.purpose, ask.number, seed=ask.seed))
         self._asks[trial_id] = (ask, event.at)
         prior = self._source.prior(ask)
         return {
@@ -90,7 +90,7 @@ class DriverSearcher(Searcher):
             self.error = self.error or broken
             return
         self._wait = False
-        self._listen(Event("told", stored.state, stored.number))
+        self._listen(Event("told", stored.state, stored.number, seed=stored.seed))
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         # Ray writes down what it would restore; there is nothing to: the driver stays here

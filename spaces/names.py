@@ -1,0 +1,56 @@
+"""Names: what a configuration is called in front of people."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .configuration import SLOTS, Choice, Configuration
+
+SLOT_TITLES: Final = {slot: "fine-tuning" if slot == "finetuning" else slot for slot in SLOTS}
+
+PROPER: Final = {
+    "lora": "LoRA",
+    "ia3": "IA3",
+    "bitfit": "BitFit",
+    "layernorm": "LayerNorm",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+}
+"""Methods as their authors write them."""
+
+
+def choice_in_words(choice: Choice) -> str:
+    """What a slot holds.
+
+    >>> choice_in_words(Choice.of("lora", rank=8, learning_rate=0.0005))
+    'LoRA, learning rate 0.0005, rank 8'
+    """
+    knobs = [_knob(name.replace("_", " "), value) for name, value in choice.settings]
+    return ", ".join([_method(choice.method), *knobs])
+
+
+def in_short(configuration: Configuration) -> str:
+    """The methods alone, as a name for a row.
+
+    >>> in_short(Configuration.of(finetuning=Choice.of("lora", rank=8), precision=Choice.of("q8")))
+    'LoRA 8 · q8'
+    """
+    parts = [_short(choice) for slot, choice in configuration if slot != "recipe"]
+    return " · ".join(parts) or "as it is"
+
+
+def _method(name: str) -> str:
+    return PROPER.get(name, name.replace("_", " "))
+
+
+def _short(choice: Choice) -> str:
+    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
+    return " ".join([_method(choice.method), *(_setting(value) for value in told)])
+
+
+def _knob(name: str, value: Any) -> str:
+    return name if value == name else f"{name} {_setting(value)}"
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
