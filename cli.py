@@ -318,6 +318,11 @@ def _report(done: Mapping[str, Any], folder: Path, json_: bool) -> None:
         numbers = ", ".join(map(str, done["under_way"]))
         _say(f"stopped at once; `paretune resume {folder}` makes trial {numbers} again")
         raise typer.Exit(INTERRUPTED)
+    _say(
+        f"the front: paretune front {folder}\n"
+        f"a model:   paretune export {folder} recommended --to DIR\n"
+        f"go on:     paretune resume {folder} --trials N or --minutes N (totals)"
+    )
 
 
 def _print(value: Any, json_: bool) -> None:

@@ -34,13 +34,14 @@ import numpy as np
 from ..errors import ParetuneError, RunError
 from ..evaluators.environment import environment
 from ..search.budget import Budget
-from ..search.driver import Driver, Rules, ask_seed
+from ..search.driver import Driver, Rules
 from ..search.engines.replay import Replay, VirtualClock
 from ..search.records import Record
 from ..search.rules import Knowledge
 from ..search.run import write_json
 from ..search.samplers import sampler
 from ..search.samplers.problem import Memory
+from ..search.seeds import seed_of
 from ..search.stages import StageStore, cache_root
 from ..search.storage import StudyStorage
 from ..search.study import load_study
@@ -107,7 +108,7 @@ class Search:
         return replace(
             knowledge.rules(),
             refuse=lambda c: knowledge.refusals(c) if self._holds(c) else ["not in the table"],
-            make_sampler=lambda number: row.make(problem, ask_seed(self.seed, number, 0)),
+            make_sampler=lambda number: row.make(problem, seed_of(self.seed, number, 0)),
             budget=Budget(minutes=minutes),
             reference=lambda first: Yardstick.of(first, ground.rows).reference,
         )

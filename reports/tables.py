@@ -13,13 +13,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..search.against import confirmed_gaps, repeats
-from ..search.front import Front, all_trials, front_of, limits_broken, stored_metrics
+from ..search.front import Front, all_trials, disturbed, front_of, limits_broken, stored_metrics
 from ..search.records import Record
 from ..search.run import Run
 from ..search.select import Selection, recommendation
 from ..search.units import readable
 from ..spaces.names import PROPER, in_short
-from .words import BILL, confirmed_quality, figure_in_words
+from .words import BILL, confirmed_quality, figure_in_words, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[s
 
 
 def front_note(run: Run, objectives: Sequence[str] | None = None) -> str:
-    """Who could not be judged, and what is told in short; empty where there is neither.
+    """Who could not be judged, whose timing is doubtful, what is told in short; empty: nothing.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -92,6 +92,8 @@ def front_note(run: Run, objectives: Sequence[str] | None = None) -> str:
     front = front_of(run, objectives)
     reasons = ", ".join(f"{count} {reason}" for reason, count in front.excluded.items())
     notes = [f"not judged: {reasons}"] if reasons else []
+    if busy := disturbed(front.records):
+        notes.append(f"timed beside other work, so latencies are doubtful: trial {_listed(busy)}")
     shorter = [r for r in front.records if _narrow(said := in_short(r.configuration)) != said]
     return "; ".join([*notes, *(["ORT is ONNX Runtime"] if shorter else [])])
 
@@ -197,6 +199,10 @@ def trials_table(run: Run) -> pd.DataFrame:
         for record in all_trials(run)
     ]
     return pd.DataFrame(rows)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return listed([str(number) for number in numbers])
 
 
 def _narrow(configuration: str) -> str:

@@ -22,7 +22,7 @@ def adjusted(study: Study, *, judged: bool) -> tuple[Study, list[str]]:
     if len(study.fidelity.rungs) > 1 and not sampler(study.sampler).reads_records:
         study = _changed(study, fidelity={"rungs": [1.0]})
         words.append(f"{study.sampler} knows one fidelity: rungs are off")
-    modelled = not judged and find_meter(study.workload).source == "modelled"
+    modelled = not judged and find_meter(study.workload.spec()).source == "modelled"
     own = set() if judged else set(study.objectives) - set(study.custom_metrics)
     for name, other in followed([n for n in study.objectives if n in own], modelled).items():
         study = _changed(study, objectives=[n for n in study.objectives if n != name])

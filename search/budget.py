@@ -96,7 +96,8 @@ class Budget:
         for name in ("minutes", "kwh", "money"):
             limit, used = getattr(self, name), getattr(spent, name)
             if limit is not None and used is not None and used >= limit:
-                return f"the budget of {limit:g} {name} is spent ({used:.3g})"
+                asked = f" after {spent.trials} of {self.trials} trials" if self.trials else ""
+                return f"the budget of {limit:g} {name} is spent ({used:.3g}){asked}"
         return None
 
     def full(self, spent: Spent) -> str | None:

@@ -7,7 +7,6 @@ engine - one process, many, a cluster, a replay - is a loop around `next` and `t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from ..spaces.configuration import Configuration, Scalar
 from .budget import Budget, Spent, Tariff, spent, trainings_used
 from .records import TRANSIENT, Ask, Purpose, Record, State
 from .samplers.candidates import NothingLeft
+from .seeds import seed_of
 from .storage import Draft, StudyStorage
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ class Driver:
 
     def _draw(self, attempt: int, known: Configuration | None = None) -> Draft:
         number = len(self._storage.records)
-        sampler = self._rules.make_sampler(ask_seed(self._rules.seed, number, attempt))
+        sampler = self._rules.make_sampler(seed_of(self._rules.seed, number, attempt))
         parameters = None if known is None else self._rules.parameters(known)
         return self._storage.draw(self._rules.suggest, sampler, parameters)
 
@@ -403,13 +403,3 @@ class Driver:
 def _last_line(message: str) -> str:
     """Of a traceback, what was raised."""
     return message.strip().rpartition("\n")[2].strip()
-
-
-def ask_seed(seed: int, number: int, attempt: int) -> int:
-    """A seed for the sampler of one draw: 32 bits of a hash, so that asks are not related.
-
-    >>> ask_seed(0, 1, 0) != ask_seed(0, 1, 1)
-    True
-    """
-    text = f"{seed}/{number}/{attempt}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")

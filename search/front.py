@@ -21,6 +21,9 @@ from .pareto import Array, Mask, front_probability, knee, non_dominated
 from .records import Record
 from .run import Run
 
+QUIET_SHARE: Final = 0.9
+"""CPU seconds per second of a timing session, below which it did not have its processor alone."""
+
 REDRAWS: Final = 200_000
 """Rows redrawn for the probabilities, in all: 1,000 redraws of 200 trials take a second."""
 
@@ -166,6 +169,17 @@ def limits_broken(run: Run, within: Sequence[Limit] | None = None) -> dict[int, 
 def values(record: Record) -> dict[str, float]:
     """Every figure that a record has."""
     return {n: m.value for n, m in record.measurements.items() if m.value is not None}
+
+
+def disturbed(records: Sequence[Record]) -> list[int]:
+    """Numbers of trials that were timed while other work took the processor from them."""
+    shares = {
+        record.number: dict(figure.conditions).get("cpu_share")
+        for record in records
+        for figure in record.measurements.values()
+        if "cpu_share" in dict(figure.conditions)
+    }
+    return sorted(n for n, share in shares.items() if float(share or 0.0) < QUIET_SHARE)
 
 
 def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str | None:

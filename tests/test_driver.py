@@ -8,9 +8,10 @@ import optuna
 import pytest
 from paretune.search.budget import Budget, Tariff
 from paretune.search.confirm import Confirmer
-from paretune.search.driver import SAME_DRAWS, Done, Driver, Wait, ask_seed
+from paretune.search.driver import SAME_DRAWS, Done, Driver, Wait
 from paretune.search.engines.local import run_here
 from paretune.search.records import Ask, Failure
+from paretune.search.seeds import seed_of
 from paretune.search.storage import StudyStorage
 from paretune.spaces.configuration import Choice, Configuration
 
@@ -382,7 +383,7 @@ def test_a_repeat_that_fails_for_a_passing_reason_is_made_once_more(toy, tmp_pat
 
 
 def test_every_draw_has_a_seed_of_its_own():
-    seeds = {ask_seed(s, n, a) for s in range(5) for n in range(20) for a in range(5)}
+    seeds = {seed_of(s, n, a) for s in range(5) for n in range(20) for a in range(5)}
     assert len(seeds) == 500
 
 

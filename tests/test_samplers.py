@@ -19,7 +19,6 @@ from paretune.search.records import Failure, Record, Rung
 from paretune.search.samplers import TABLE, sampler
 from paretune.search.samplers.candidates import NothingLeft
 from paretune.search.samplers.encoding import Knobs, Scaling
-from paretune.search.samplers.fresh import seed_of
 from paretune.search.samplers.greybox import GreyBoxSampler
 from paretune.search.samplers.pool import (
     crossed,
@@ -310,10 +309,6 @@ def test_a_users_own_features_replace_ours():
     problem = Problem(suggest, paper=paper, features=describe)
     sampler_ = GreyBoxSampler(problem)
     assert len(sampler_._candidates.basis.scaling.keep) == 2
-
-
-def test_seeds_of_neighbouring_trials_have_nothing_in_common():
-    assert len({seed_of(0, number) for number in range(1000)}) == 1000
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,17 @@ def test_front_rows_begin_with_the_best_of_the_first_objective(run):
     assert rows[-1]["mark"].startswith("baseline, beaten")
 
 
+def test_a_timing_that_had_not_its_processor_alone_is_told(run):
+    on = front_of(run).records[0].number
+    figure = Measurement(1e-5, "second", "measured", conditions=(("cpu_share", 0.6),))
+    busy = changed(run, on, latency_p50=figure)
+    told = f"timed beside other work, so latencies are doubtful: trial {on}"
+    assert told not in front_note(run)
+    assert told in front_note(busy)
+    quiet = replace(figure, conditions=(("cpu_share", 0.97),))
+    assert told not in front_note(changed(run, on, latency_p50=quiet))
+
+
 def test_front_csv_holds_figures_errors_and_choices(run):
     rows = list(csv.DictReader(io.StringIO(front_csv(run))))
     front = {str(r.number): r for r in front_of(run).records}

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ...errors import StorageFailed
 from ...search.against import Gap, confirmed_gaps, gaps
-from ...search.front import all_trials, front_of, limits, stored_metrics
+from ...search.front import all_trials, disturbed, front_of, limits, stored_metrics
 from ...search.records import Record
 from ...search.run import Run
 from ...search.select import recommendation
@@ -87,9 +87,7 @@ def page(run: Run) -> str:
         **_about(run),
         why_none=why_none,
         recommended=_choice(run, recommended) if recommended else None,
-        bill=[
-            _bill(name, words, run.bill[name]) for name, words in BILL.items() if name in run.bill
-        ],
+        bill=[_bill(name, run.bill[name]) for name in BILL if name in run.bill],
         went=_went(run),
         definitions=[{"title": title(n), "name": n, **run.metrics[n]} for n in stored_metrics(run)],
         environment=_flat(run.environment),
@@ -131,6 +129,7 @@ def _about(run: Run) -> dict[str, Any]:
         "heading": " on ".join(part for part in (model, name) if part) or run.name,
         "trials": len(all_trials(run)),
         "front": len(front_of(run).records),
+        "disturbed": listed([str(n) for n in disturbed(front_of(run).records)] or [""]),
         "objectives": listed([title(row.name) for row in run.objectives]),
         "limits": [limit.text for limit in limits(run)],
         "date": datetime.fromtimestamp(ended, UTC).strftime("%-d %B %Y") if ended else "",

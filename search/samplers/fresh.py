@@ -7,7 +7,6 @@ seed and the trial's number.
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,6 +16,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
+
+from ..seeds import seed_of
 
 _MAKERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -38,11 +39,6 @@ def fresh(name: str, seed: int) -> BaseSampler:
         seed: of the study.
     """
     return FreshSampler(_MAKERS[name], seed)
-
-
-def seed_of(seed: int, number: int) -> int:
-    """The seed of one trial: 32 bits of a hash, so that neighbours have nothing in common."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{number}".encode()).digest()[:4], "big")
 
 
 class FreshSampler(BaseSampler):

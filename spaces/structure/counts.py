@@ -1,4 +1,7 @@
-"""How many units stay: fixed by settings, on paper. Which ones stay is fixed by data, later."""
+"""How many units stay: fixed by settings, on paper. Which ones stay is fixed by data, later.
+
+The knobs that all ways of cutting share.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,12 @@ SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 
 WHEN = OneOf("when", ("before", "after"), "after")
 """Whether units are removed before or after fine-tuning."""
+
+
+IMPORTANCE = OneOf("importance", ("weights", "activations"), "activations")
+"""How units are judged. On MiniLM without recovery, weights alone choose hardly better than chance:
+with half of the neurons, similarities of sentences keep their order at a rank correlation of .86
+(activations), .78 (weights), .74 (at random); with half of the heads .86, .83, .82."""
 
 
 def kept_of(total: int, keep: float, multiple: int = 1) -> int:

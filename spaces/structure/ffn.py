@@ -11,23 +11,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from ..configuration import Settings
-from ..hyperparameter import Hyperparameter, OneOf
+from ..hyperparameter import Hyperparameter
 from ..paper import Paper
 from ..profile import Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
+from .counts import IMPORTANCE, WHEN, keep_knob, kept_of, phase_of, refusals
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
 
 MULTIPLE = 8
 """Widths stay multiples of 8: vector units and int8 kernels work in eights."""
-
-IMPORTANCE = OneOf("importance", ("weights", "activations"), "activations")
-"""How units are judged. On MiniLM without recovery, weights alone choose hardly better than chance:
-with half of the neurons, similarities of sentences keep their order at a rank correlation of .86
-(activations), .78 (weights), .74 (at random); with half of the heads .86, .83, .82."""
 
 
 @dataclass(frozen=True)

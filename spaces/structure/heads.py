@@ -17,8 +17,7 @@ from ..paper import Paper
 from ..profile import Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
-from .ffn import IMPORTANCE
+from .counts import IMPORTANCE, WHEN, keep_knob, kept_of, phase_of, refusals
 
 if TYPE_CHECKING:
     from ..candidate import Candidate

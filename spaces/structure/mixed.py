@@ -15,8 +15,8 @@ from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..steps import Step
 from ..technique import Targets
-from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
-from .ffn import IMPORTANCE, MULTIPLE, PruneNeurons, PruneQuietNeurons, neurons
+from .counts import IMPORTANCE, WHEN, keep_knob, kept_of, phase_of, refusals
+from .ffn import MULTIPLE, PruneNeurons, PruneQuietNeurons, neurons
 from .heads import PruneHeads, PruneQuietHeads, groups, plain_class_refusals
 from .layers import CHOICE, drop_step, unequal_refusals
 
