@@ -110,7 +110,7 @@ def search(
         _print(quoted if json_ else in_words(quoted), json_)
         return
     folder = run or Path("runs") / study.stem
-    _report(start(resolved, folder, quiet=quiet), folder, json_)
+    _report(start(resolved, folder, quiet=quiet), folder, json_, quiet)
 
 
 @app.command()
@@ -130,7 +130,7 @@ def resume(
     from .search.session import go_on
 
     done = go_on(run, trials=trials, minutes=minutes, storage=storage, quiet=quiet)
-    _report(done, run, json_)
+    _report(done, run, json_, quiet)
 
 
 @app.command()
@@ -308,7 +308,7 @@ def schema() -> None:
     _print(json_schema(), json_=True)
 
 
-def _report(done: Mapping[str, Any], folder: Path, json_: bool) -> None:
+def _report(done: Mapping[str, Any], folder: Path, json_: bool, quiet: bool) -> None:
     from .reports.page import write_page
     from .search.run import read_run
 
@@ -318,11 +318,12 @@ def _report(done: Mapping[str, Any], folder: Path, json_: bool) -> None:
         numbers = ", ".join(map(str, done["under_way"]))
         _say(f"stopped at once; `paretune resume {folder}` makes trial {numbers} again")
         raise typer.Exit(INTERRUPTED)
-    _say(
-        f"the front: paretune front {folder}\n"
-        f"a model:   paretune export {folder} recommended --to DIR\n"
-        f"go on:     paretune resume {folder} --trials N or --minutes N (totals)"
-    )
+    if not (quiet or json_):
+        _say(
+            f"the front: paretune front {folder}\n"
+            f"a model:   paretune export {folder} recommended --to DIR\n"
+            f"go on:     paretune resume {folder} --trials N or --minutes N (totals)"
+        )
 
 
 def _print(value: Any, json_: bool) -> None:

@@ -31,10 +31,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..errors import ParetuneError, RunError
+from ..errors import ParetuneError, RunError, WorkFailed
 from ..evaluators.environment import environment
 from ..search.budget import Budget
 from ..search.driver import Driver, Rules
+from ..search.engines.local import INTERRUPTED
 from ..search.engines.replay import Replay, VirtualClock
 from ..search.records import Record
 from ..search.rules import Knowledge
@@ -92,8 +93,13 @@ class Search:
     held: frozenset[str] | None = None
 
     def over(self, wanted: Mapping[str, Mapping[str, Any]], minutes: float) -> None:
-        """Goes on over a space until so many minutes are spent in all."""
-        self.run(Driver(self.storage, self._rules(wanted, minutes)))
+        """Goes on over a space until so many minutes are spent in all.
+
+        Raises:
+            WorkFailed: it was interrupted, so that it is no comparison.
+        """
+        if self.run(Driver(self.storage, self._rules(wanted, minutes))) is INTERRUPTED:
+            raise WorkFailed("interrupted: a search that was broken off compares with nothing")
 
     def _rules(self, wanted: Mapping[str, Mapping[str, Any]], minutes: float) -> Rules:
         ground = self.ground
@@ -109,7 +115,7 @@ class Search:
             knowledge.rules(),
             refuse=lambda c: knowledge.refusals(c) if self._holds(c) else ["not in the table"],
             make_sampler=lambda number: row.make(problem, seed_of(self.seed, number, 0)),
-            budget=Budget(minutes=minutes),
+            budget=Budget(minutes=minutes, trainings=ground.study.budget.trainings),
             reference=lambda first: Yardstick.of(first, ground.rows).reference,
         )
 
@@ -366,8 +372,10 @@ def fill(ground: Ground, folder: Path, seeds: int, minutes: float | None, worker
         }
         if not missing:
             return added
-        record(ground, folder, list(missing.values()), None)
-        added += len(missing)
+        ended = record(ground, folder, list(missing.values()), None)
+        added += len(read_table(folder)) - len(records)
+        if ended is INTERRUPTED:
+            return added
 
 
 def lived(ground: Ground, folder: Path, arm: str, seed: int, minutes: float) -> Outcome:

@@ -213,7 +213,11 @@ def shared_costs(records: Sequence[Record], sessions: Mapping[int, float]) -> li
     Args:
         records: of one run. sessions: seconds of each trial's own timing session, by number.
     """
-    paid = {r.files["timings"]: sessions[r.number] for r in records if r.number in sessions}
+    paid = {
+        r.files["timings"]: sessions[r.number]
+        for r in records
+        if r.number in sessions and "timings" in r.files
+    }
     told = [_with_session(record, sessions, paid) for record in records]
     usual = [_judging(record) for record in told if record.purpose == "search"]
     most = float(np.quantile(usual, USUAL)) if usual else 0.0

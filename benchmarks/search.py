@@ -67,10 +67,11 @@ def summary(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds, after the evaluations in `SHOWN`."""
     volumes = np.array([row["hypervolume"] for row in traces])
     shown = [n for n in SHOWN if n <= volumes.shape[1]]
+    spread = volumes.std(axis=0, ddof=1) if len(volumes) > 1 else np.zeros(volumes.shape[1])
     return {
         "evaluations": shown,
         "mean": [float(volumes[:, n - 1].mean()) for n in shown],
-        "deviation": [float(volumes[:, n - 1].std()) for n in shown],
+        "deviation": [float(spread[n - 1]) for n in shown],
         "seconds_per_ask": float(np.mean([row["seconds_per_ask"] for row in traces])),
     }
 

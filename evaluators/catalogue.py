@@ -51,27 +51,27 @@ def metrics() -> Mapping[str, Metric]:
     return rows
 
 
-def followed(names: Sequence[str], energy_modelled: bool) -> dict[str, str]:
+def followed(names: Sequence[str], energy_is_time: bool) -> dict[str, str]:
     """Metrics that are a fixed multiple of another of these, and of which; the first named stays.
 
     Args:
         names: of the catalogue.
-        energy_modelled: no meter is read: energy is watts times seconds.
+        energy_is_time: energy is modelled as watts times the seconds that pass.
     """
     found: dict[str, str] = {}
     leaders: dict[str, str] = {}
     for name in names:
-        root = _root(name, energy_modelled)
+        root = _root(name, energy_is_time)
         if leaders.setdefault(root, name) != name:
             found[name] = leaders[root]
     return found
 
 
-def _root(name: str, energy_modelled: bool) -> str:
+def _root(name: str, energy_is_time: bool) -> str:
     follows = metrics()[name].follows
-    if follows is None or (name == "energy" and not energy_modelled):
+    if follows is None or (name == "energy" and not energy_is_time):
         return name
-    return _root(follows, energy_modelled)
+    return _root(follows, energy_is_time)
 
 
 def metric(name: str) -> Metric:

@@ -46,8 +46,12 @@ class Finding:
     detail: str
 
 
-def environment() -> dict[str, Any]:
-    """Versions, hardware and meters, JSON-ready: what a run stores beside its figures."""
+def environment(device: str | None = None) -> dict[str, Any]:
+    """Versions, hardware and meters, JSON-ready: what a run stores beside its figures.
+
+    Args:
+        device: the row of the device table that stands for this machine; None: its processor's.
+    """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -56,7 +60,7 @@ def environment() -> dict[str, Any]:
         "threads": threads(),
         "memory_bytes": memory_bytes(),
         "gpus": [asdict(gpu) for gpu in gpus()],
-        "meters": {device: _meter(device) for device in _devices()},
+        "meters": {name: _meter(name, device) for name in _devices()},
     }
 
 
@@ -77,8 +81,8 @@ def _devices() -> tuple[str, ...]:
     return ("here", *(f"cuda:{gpu.index}" for gpu in gpus()))
 
 
-def _meter(device: str) -> dict[str, Any]:
-    meter = find_meter(Workload(device=device))
+def _meter(name: str, device: str | None) -> dict[str, Any]:
+    meter = find_meter(Workload(device=name), device=device)
     found = {"name": meter.name, "source": meter.source, "reason": meter.reason}
     return {**found, "assumptions": dict(meter.assumptions())}
 

@@ -13,6 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+from .waits import WAITS
+
+POLL_SECONDS: Final = 0.05
 
 
 class Turns:
@@ -38,13 +43,19 @@ class Turns:
         fcntl.flock(self._gate, fcntl.LOCK_UN)
         return 0.0
 
-    def enter(self) -> None:
-        """Takes the shared side, behind every measurement that waits."""
-        fcntl.flock(self._gate, fcntl.LOCK_SH)
-        try:
-            fcntl.flock(self._host, fcntl.LOCK_SH)
-        finally:
-            fcntl.flock(self._gate, fcntl.LOCK_UN)
+    def enter(self, patience_s: float | None = None) -> None:
+        """Takes the shared side, behind every measurement that waits.
+
+        Args:
+            patience_s: goes on without it after so many seconds; None: waits for it.
+        """
+        with WAITS.waiting():
+            if not _shared(self._gate, patience_s):
+                return
+            try:
+                fcntl.flock(self._host, fcntl.LOCK_SH)
+            finally:
+                fcntl.flock(self._gate, fcntl.LOCK_UN)
 
 
 class HostLock:
@@ -61,11 +72,18 @@ class HostLock:
         self._folder = folder
 
     @contextmanager
-    def training(self) -> Iterator[Turns]:
-        """Holds the shared side; call `turn()` between steps."""
+    def training(self, patience_s: float | None = None) -> Iterator[Turns]:
+        """Holds the shared side; call `turn()` between steps.
+
+        A process must not hold it twice: a measurement that waits in between would stop both.
+
+        Args:
+            patience_s: goes on without it after so many seconds, for who must not be held up by a
+                measurement that hangs; None: waits for it.
+        """
         with self._file("gate") as gate, self._file("host") as host:
             turns = Turns(gate, host)
-            turns.enter()
+            turns.enter(patience_s)
             yield turns
 
     @contextmanager
@@ -75,8 +93,9 @@ class HostLock:
         A process must not measure while it trains: it would wait for itself.
         """
         with self._file("gate") as gate, self._file("host") as host:
-            fcntl.flock(gate, fcntl.LOCK_EX)
-            fcntl.flock(host, fcntl.LOCK_EX)
+            with WAITS.waiting():
+                fcntl.flock(gate, fcntl.LOCK_EX)
+                fcntl.flock(host, fcntl.LOCK_EX)
             yield
 
     @contextmanager
@@ -90,3 +109,20 @@ class HostLock:
             yield handle
         finally:
             os.close(handle)
+
+
+def _shared(handle: int, patience_s: float | None) -> bool:
+    """Takes a lock's shared side; false where that took too long."""
+    if patience_s is None:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        return True
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(POLL_SECONDS)
+        else:
+            return True

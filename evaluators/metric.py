@@ -174,8 +174,8 @@ class Metric:
         evaluate: evidence to figure; pure. Missing evidence gives a missing figure.
         per_item: values `(n,)` whose mean is the figure, for paired comparisons; None where there
             are none.
-        follows: the metric of which a modelled figure of this one is a fixed multiple, whatever is
-            tried; None: it says something of its own.
+        follows: the metric of which this one, unless it is measured, is a fixed multiple within a
+            study, whatever is tried; None: it says something of its own.
     """
 
     name: str

@@ -19,7 +19,7 @@ from ..search.run import Run
 from ..search.select import Selection, recommendation
 from ..search.units import readable
 from ..spaces.names import PROPER, in_short
-from .words import BILL, confirmed_quality, figure_in_words, listed
+from .words import BILL, confirmed_figures, figure_in_words, listed, over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,9 +104,10 @@ def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, A
     Returns:
         `objectives`, `trials` (each with `number`, `configuration`, `metrics`: every figure as a
         Measurement, `on_front_probability`, `knee`, `baseline`, and where it was confirmed
-        `confirmed`: quality on the test split by metric, `difference` to the baseline on the same
-        items, `seeds`: how many) by number, and `excluded`: how many trials were not judged, by
-        reason.
+        `confirmed`: quality on the test split, speed measured again and peak memory, by metric,
+        `difference` to the baseline on the same items, `seeds`: how many there are, `over_seeds`:
+        the range by metric where there are several) by number, and `excluded`: how many trials were
+        not judged, by reason.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -219,17 +220,19 @@ def _trial_json(record: Record) -> dict[str, Any]:
 
 
 def _confirmed(run: Run, record: Record) -> dict[str, Any]:
-    found = confirmed_quality(run, record.number)
+    found = confirmed_figures(run, record.number)
     if not found:
         return {}
-    seen = next(iter(confirmed_gaps(run, record.number).items()), None)
     apart = {}
-    if seen is not None:
-        name, (_, difference) = seen
-        apart = {"difference": {"metric": name, **asdict(difference)}}
+    for name, (_, by_item) in confirmed_gaps(run, record.number).items():
+        if by_item is not None:
+            apart = {"difference": {"metric": name, **asdict(by_item)}}
+            break
     seeds = len(repeats(run, record.number))
     told = {name: figure.to_json() for name, figure in found.items()}
-    return {"confirmed": {**told, **apart, "seeds": seeds}}
+    ranges = {name: list(edges) for name, edges in over_seeds(run, record.number).items()}
+    spread = {"over_seeds": ranges} if ranges else {}
+    return {"confirmed": {**told, **apart, "seeds": seeds, **spread}}
 
 
 def _figures(record: Record, names: Sequence[str]) -> dict[str, float | None]:

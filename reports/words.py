@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..evaluators.measurement import Measurement
-from ..search.against import Z95, Gap, confirmed_gaps, gaps, quality, repeats
+from ..search.against import (
+    Z95,
+    Gap,
+    confirmed_gaps,
+    gaps,
+    own_repeat,
+    quality,
+    repeats,
+    taken_again,
+)
 from ..search.records import Record
 from ..search.run import Run
 from ..search.units import readable, scale_of, significant, with_spread
@@ -104,38 +113,64 @@ def headline(run: Run, record: Record) -> str:
 
 
 def confirmed_quality(run: Run, number: int) -> dict[str, Measurement]:
-    """Quality on the test split by metric, from a trial's confirmations: the mean of its seeds.
+    """Quality on the test split by metric, of the very model that the search judged.
 
-    Empty where the trial was not confirmed. The standard error is that over items or that over
-    seeds, whichever is larger.
+    That is the confirmation under the trial's own seed: what is exported, and compared with the
+    baseline. Empty where there is none.
     """
-    figures = _by_seed(run, number)
-    return {name: _mean(list(found.values())) for name, found in figures.items()}
+    repeat = own_repeat(run, number)
+    names = [row.name for row in quality(run)] if repeat else []
+    return {n: repeat.measurements[n] for n in names if repeat and repeat.value(n) is not None}
+
+
+def confirmed_figures(run: Run, number: int) -> dict[str, Measurement]:
+    """All that confirmation took: `confirmed_quality`, objectives measured again, peak memory."""
+    repeat = own_repeat(run, number)
+    if repeat is None:
+        return {}
+    again = [n for n in [*taken_again(run, repeat), "peak_memory"] if repeat.value(n) is not None]
+    return {**confirmed_quality(run, number), **{n: repeat.measurements[n] for n in again}}
+
+
+def over_seeds(run: Run, number: int) -> dict[str, tuple[float, float]]:
+    """Lowest and highest quality on the test split by metric, where a trial has several seeds."""
+    values = {
+        name: [figure.value for figure in found.values() if figure.value is not None]
+        for name, found in _by_seed(run, number).items()
+    }
+    return {name: (min(known), max(known)) for name, known in values.items() if len(known) > 1}
+
+
+def range_in_words(low: float, high: float, unit: str) -> str:
+    """Two figures of one metric as a range.
+
+    >>> range_in_words(0.701, 0.7132, "fraction")
+    '70.1 to 71.3 %'
+    """
+    scale = scale_of([low, high], unit)
+    return f"{significant(low / scale.size)} to {significant(high / scale.size)}{scale.tail}"
 
 
 def confirmed_in_words(run: Run, number: int) -> dict[str, str]:
-    """What the test split said of a trial, by metric of quality; empty where it was not confirmed.
+    """What confirmation said of a trial, by metric; empty where it was not confirmed.
 
-    The difference to the baseline is taken item by item under a seed that both were made with;
-    further seeds of the trial are told as the range of their figures.
+    Quality is of the test split, compared with the baseline item by item under a seed that both
+    were made with; further seeds are told as the range of their figures. Speed was measured again,
+    memory for the first time.
     """
-    tested, figures = confirmed_gaps(run, number), _by_seed(run, number)
-    found = {}
-    for name, seeds in figures.items():
-        unit = run.metrics[name]["unit"]
-        first = next(iter(seeds.values()))
-        words = f"{title(name)} {figure_in_words(first)}"
-        if name in tested:
-            gap, difference_ = tested[name]
-            doubt = ", within its error" if gap.verdict == "same" else ""
-            words += (
-                f", {difference(run, gap)} against the baseline on {difference_.n:,} items{doubt}"
-            )
-        if len(seeds) > 1:
-            known = [f.value for f in seeds.values() if f.value is not None]
-            scale = scale_of(known, unit)
-            low, high = (significant(v / scale.size) for v in (min(known), max(known)))
-            words += f", {low} to {high}{scale.tail} over {len(seeds)} seeds"
+    tested, ranges, found = confirmed_gaps(run, number), over_seeds(run, number), {}
+    judged = confirmed_quality(run, number)
+    for name, figure in confirmed_figures(run, number).items():
+        words = f"{title(name)} {figure_in_words(figure)}"
+        gap, by_item = tested.get(name, (None, None))
+        words += " on the test split" if name in judged else ""
+        if gap is not None:
+            words += f", {difference(run, gap)} against the baseline"
+            words += f" on {by_item.n:,} items" if by_item else ""
+            words += ", within its error" if gap.verdict == "same" else ""
+        if name in ranges:
+            edges = range_in_words(*ranges[name], run.metrics[name]["unit"])
+            words += f", {edges} over {len(repeats(run, number))} seeds"
         found[name] = words
     return found
 
@@ -157,17 +192,6 @@ def _by_seed(run: Run, number: int) -> dict[str, dict[int, Measurement]]:
         for row in quality(run)
     }
     return {name: seeds for name, seeds in found.items() if seeds}
-
-
-def _mean(figures: Sequence[Measurement]) -> Measurement:
-    values = [f.value for f in figures if f.value is not None]
-    mean = sum(values) / len(values)
-    errors = [f.stderr for f in figures if f.stderr is not None]
-    if len(values) > 1:
-        spread = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-        errors.append(math.sqrt(spread / len(values)))
-    stderr = max(errors, default=None)
-    return Measurement(mean, figures[0].unit, "measured", stderr, len(values), "seeds")
 
 
 def _noun(run: Run, gap: Gap) -> str:

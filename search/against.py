@@ -92,11 +92,12 @@ def by_item(run: Run, metric: str, a: Record, b: Record) -> Difference | None:
     return paired_difference(mine, theirs, row)
 
 
-def confirmed_gaps(run: Run, number: int) -> dict[str, tuple[Gap, Difference]]:
-    """Quality of a trial against the baseline's on the test split, item by item, by metric.
+def confirmed_gaps(run: Run, number: int) -> dict[str, tuple[Gap, Difference | None]]:
+    """What confirmation said of a trial against the baseline, by metric: quality first.
 
-    Both made under the same seed: the first that both were confirmed under. Empty where either was
-    not confirmed, or for the baseline itself.
+    Quality is of the test split, item by item, with the difference over items; objectives of speed
+    and energy were measured again, without one. Both made under the same seed: the first that both
+    were confirmed under. Empty where either was not confirmed, or for the baseline itself.
     """
     if run.baseline is None or number == run.baseline.number:
         return {}
@@ -104,13 +105,27 @@ def confirmed_gaps(run: Run, number: int) -> dict[str, tuple[Gap, Difference]]:
     mine = next((r for r in repeats(run, number) if r.seed in theirs), None)
     if mine is None:
         return {}
-    other, found = theirs[mine.seed], {}
-    for row in quality(run):
-        one = gap(run, row.name, mine, other)
-        difference = by_item(run, row.name, mine, other) if one else None
-        if one is not None and difference is not None:
-            found[row.name] = (replace(one, confirmed=True), difference)
+    other = theirs[mine.seed]
+    found: dict[str, tuple[Gap, Difference | None]] = {}
+    for name in [*(row.name for row in quality(run)), *taken_again(run, mine)]:
+        one = gap(run, name, mine, other)
+        difference = by_item(run, name, mine, other) if one else None
+        if one is not None and (difference or mine.measurements[name].over == "repeats"):
+            found[name] = (replace(one, confirmed=True), difference)
     return found
+
+
+def taken_again(run: Run, repeat: Record) -> list[str]:
+    """Objectives that a confirmation measured again: those that are means over repeats."""
+    known = repeat.measurements
+    return [r.name for r in run.objectives if r.name in known and known[r.name].over == "repeats"]
+
+
+def own_repeat(run: Run, number: int) -> Record | None:
+    """The confirmation of the very model that the search judged: under the trial's own seed."""
+    trials = (*((run.baseline,) if run.baseline else ()), *run.records)
+    seed = next((trial.seed for trial in trials if trial.number == number), None)
+    return next((repeat for repeat in repeats(run, number) if repeat.seed == seed), None)
 
 
 def repeats(run: Run, number: int) -> list[Record]:

@@ -16,6 +16,15 @@ from .records import Record
 
 SECONDS_PER_HOUR: Final = 3600.0
 
+IN_WORDS: Final = {
+    "trials": "trials",
+    "trainings": "trainings",
+    "minutes": "minutes",
+    "kwh": "kWh",
+    "money": "usd",
+}
+"""The limits of a budget, each as a person is told of it; money by its key in the study file."""
+
 
 @dataclass(frozen=True)
 class Tariff:
@@ -97,7 +106,7 @@ class Budget:
             limit, used = getattr(self, name), getattr(spent, name)
             if limit is not None and used is not None and used >= limit:
                 asked = f" after {spent.trials} of {self.trials} trials" if self.trials else ""
-                return f"the budget of {limit:g} {name} is spent ({used:.3g}){asked}"
+                return f"the budget of {limit:g} {IN_WORDS[name]} is spent ({used:.3g}){asked}"
         return None
 
     def full(self, spent: Spent) -> str | None:
@@ -145,7 +154,7 @@ def bill(records: Iterable[Record], spent_seconds: float, tariff: Tariff) -> dic
     """
     hours = spent_seconds / SECONDS_PER_HOUR
     worker_hours = sum(record.seconds for record in records) / SECONDS_PER_HOUR
-    kwh = _energy(worker_hours, tariff)
+    kwh = energy(worker_hours, tariff)
     return {
         "hours": Measurement(hours, "hour", "measured"),
         "worker_hours": Measurement(worker_hours, "hour", "measured"),
@@ -155,7 +164,13 @@ def bill(records: Iterable[Record], spent_seconds: float, tariff: Tariff) -> dic
     }
 
 
-def spent(records: Iterable[Record], spent_seconds: float, trainings: int, tariff: Tariff) -> Spent:
+def spent(
+    records: Iterable[Record],
+    spent_seconds: float,
+    trainings: int,
+    tariff: Tariff,
+    confirmations: Iterable[Record] = (),
+) -> Spent:
     """What a search has used of its budget.
 
     Args:
@@ -163,9 +178,10 @@ def spent(records: Iterable[Record], spent_seconds: float, trainings: int, tarif
         spent_seconds: wall time that drivers held the run.
         trainings: distinct long trainings, those under way among them.
         tariff: for energy and money.
+        confirmations: no trials, but paid for.
     """
     records = list(records)
-    costs = bill(records, spent_seconds, tariff)
+    costs = bill([*records, *confirmations], spent_seconds, tariff)
     return Spent(
         trials=len(records),
         minutes=spent_seconds / 60.0,
@@ -175,7 +191,8 @@ def spent(records: Iterable[Record], spent_seconds: float, trainings: int, tarif
     )
 
 
-def _energy(worker_hours: float, tariff: Tariff) -> Measurement:
+def energy(worker_hours: float, tariff: Tariff) -> Measurement:
+    """What so many hours of busy workers draw, machine side and site together, in kWh."""
     if tariff.watts is None:
         return missing("kWh", "the draw of a worker is not known")
     kwh = worker_hours * tariff.watts * tariff.pue / 1000.0

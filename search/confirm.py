@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .driver import Done, Wait
-from .pareto import contributions
+from .pareto import contributions, just_beyond
 from .records import TRANSIENT, Ask, Record, State
 from .select import current_front, recommend
 from .storage import StudyStorage
@@ -87,7 +87,7 @@ def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
         return []
     rows = [i for i, on in enumerate(front.on) if on]
     if len(rows) > study.confirm.points:
-        worth = contributions(front.losses[rows], front.losses.max(axis=0) + 1e-9)
+        worth = contributions(front.losses[rows], just_beyond(front.losses[rows]))
         rows = [rows[i] for i in np.argsort(-worth, kind="stable")[: study.confirm.points]]
     chosen = recommend(knowledge)
     final = [r for r in knowledge.storage.records.values() if r.state == "final"]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
 from ..spaces.configuration import Configuration, Scalar
@@ -105,6 +107,8 @@ class Rules:
         trainings: names of the long trainings that a configuration rests on.
         violations: by limit, above 0 where a record breaks it.
         reference: the hypervolume's reference point from the baseline and the initial design.
+        turn: held while a new configuration is looked for, which is heavy work: lets measurements
+            have the host alone.
     """
 
     suggest: Callable[[Trial], Configuration]
@@ -124,6 +128,7 @@ class Rules:
     trainings: Callable[[Configuration], Sequence[str]] = _no_words
     violations: Callable[[Record], Mapping[str, float]] = _no_values
     reference: Callable[[Sequence[Record]], Mapping[str, float] | None] | None = None
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 class Driver:
@@ -156,7 +161,7 @@ class Driver:
         record = self._unfinished() or self._begin_baseline() or self._promoted()
         if record is not None:
             return self._hand_out(record)
-        answer = self._closed() or self._wanted() or self._drawn()
+        answer = self._closed() or self._found()
         if isinstance(answer, Record):
             return self._hand_out(answer)
         return Wait() if self._busy else answer
@@ -187,9 +192,9 @@ class Driver:
 
     def spent(self) -> Spent:
         """What has been used of the budget, by all drivers of this run."""
-        records = self._storage.records.values()
-        seconds = self._storage.spent_seconds()
-        return spent(records, seconds, len(self._trainings), self._rules.tariff)
+        records, seconds = self._storage.records.values(), self._storage.spent_seconds()
+        repeats = chain.from_iterable(self._storage.confirmations.values())
+        return spent(records, seconds, len(self._trainings), self._rules.tariff, repeats)
 
     def objections(self, configuration: Configuration) -> list[str]:
         """Why a configuration may not become a trial now; empty: it may."""
@@ -270,12 +275,16 @@ class Driver:
             assert baseline.failure is not None
             return Done(
                 f"the baseline failed ({baseline.failure.kind}) and the limits lean on it: "
-                f"{_last_line(baseline.failure.message)}"
+                f"{baseline.failure.last_words}"
             )
         begun = len(self._storage.records) - 1
         if baseline.state not in ENDED and begun >= self._rules.initial:
             return Done("the baseline has not ended")
         return None
+
+    def _found(self) -> Record | Done:
+        with self._rules.turn():
+            return self._wanted() or self._drawn()
 
     def _wanted(self) -> Record | None:
         """The next of the configurations to try first that may become a trial now.
@@ -398,8 +407,3 @@ class Driver:
             reference = self._rules.reference(first)
             if reference is not None:
                 self._storage.note("reference", dict(reference))
-
-
-def _last_line(message: str) -> str:
-    """Of a traceback, what was raised."""
-    return message.strip().rpartition("\n")[2].strip()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +23,14 @@ from ..evaluators.compute.timing import (
     time_runner,
 )
 from ..evaluators.devices.here import processor
+from ..evaluators.energy.meter import Meter
 from ..evaluators.energy.meters import find_meter
 from ..evaluators.energy.session import measure_power
 from ..evaluators.host import HostLock
 from ..evaluators.memory.peak import peak_memory
 from ..evaluators.metric import Evidence, Power, Predictions, StageCost, Timings
 from ..evaluators.quality.predictions import load_predictions, predict, save_predictions
+from ..evaluators.waits import WAITS
 from ..spaces.configuration import digest
 from ..spaces.lower import Graph
 from ..spaces.paper import Workload
@@ -39,8 +40,8 @@ from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
 
-TIMING = 1
-"""Version of how speed and energy are taken: figures taken another way are not shared."""
+TIMING, ASKING = 1, 2
+"""Versions of how speed and energy are taken, and answers: another way's are not shared."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Gatherer:
         evidence = Evidence(
             paper=graph.paper,
             workload=self.workload,
-            files=_sizes(artifact, self.workload),
+            files=self._sizes(artifact),
             timings=timings,
             power=power,
             predictions=predictions,
@@ -116,10 +117,10 @@ class Gatherer:
         # Asked as the workload asks: a runtime that rounds activations over the whole batch answers
         # otherwise in other company.
         together = self.workload.batch
-        key = digest(["predict", graph.last.key, items_digest(items), share, together])
+        key = digest(["predict", ASKING, graph.last.key, items_digest(items), share, together])
 
         def write(folder: Path) -> StageCostFacts:
-            started = time.perf_counter()
+            spent = WAITS.stopwatch()
             with self.host.training() as turns:
 
                 def told(done: int, total: int) -> None:
@@ -137,19 +138,20 @@ class Gatherer:
                 )
                 runner.close()
             save_predictions(folder, answers)
-            return StageCostFacts(time.perf_counter() - started)
+            return StageCostFacts(spent())
 
         folder, _, _ = self.store.make(key, "predict", write)
         return load_predictions(folder, next(folder.glob("*.npz")).stem)
 
     def _speed(self, graph: Graph, artifact: Path, anew: int | None) -> tuple[Timings, Power, str]:
-        meter = find_meter(self.workload)
-        key = self._speed_key(graph, (meter.name, meter.source), anew)
+        meter = find_meter(self.workload, device=self.settings.get("device"))
+        key = self._speed_key(graph, meter, anew)
 
         def write(folder: Path) -> StageCostFacts:
-            started = time.perf_counter()
-            runner = open_artifact(artifact, threads=self.workload.threads)
-            batch = workload_batch(self.task, self.workload)
+            spent = WAITS.stopwatch()
+            with self.host.training():  # opening compiles the graph
+                runner = open_artifact(artifact, threads=self.workload.threads)
+                batch = workload_batch(self.task, self.workload)
             self.report("measure speed", 0, 0)
             with self.host.measuring():
                 timings = time_runner(runner, batch, self.workload, patience=self.patience)
@@ -157,7 +159,7 @@ class Gatherer:
             runner.close()
             save_timings(folder / "timings", timings)
             (folder / "power.json").write_text(json.dumps(asdict(power)))
-            return StageCostFacts(time.perf_counter() - started)
+            return StageCostFacts(spent())
 
         folder, _, _ = self.store.make(key, "speed", write)
         raw = next((folder / "timings").glob("*.json"))
@@ -165,11 +167,20 @@ class Gatherer:
         shutil.copyfile(raw, self.samples / raw.name)
         return load_timings(raw.parent, raw.stem), _power(folder / "power.json"), raw.stem
 
-    def _speed_key(self, graph: Graph, meter: tuple[str, str | None], anew: int | None) -> Key:
+    def _sizes(self, artifact: Path) -> dict[str, int]:
+        with self.host.training():
+            runner = open_artifact(artifact, threads=self.workload.threads)
+            try:
+                return {str(p.relative_to(artifact)): p.stat().st_size for p in runner.files()}
+            finally:
+                runner.close()
+
+    def _speed_key(self, graph: Graph, meter: Meter, anew: int | None) -> Key:
         step, paper = graph.last.step, graph.paper
         deployed = [step.name, step.version, dict(step.settings), paper.runtime]
         how = [TIMING, asdict(self.workload), asdict(self.patience), self.environment]
-        return digest(["speed", paper.profile.to_json(), deployed, how, processor(), meter, anew])
+        read = [processor(), meter.name, meter.source, meter.assumptions()]
+        return digest(["speed", paper.profile.to_json(), deployed, how, *read, anew])
 
 
 def workload_batch(task: Task, workload: Workload) -> Batch:
@@ -180,14 +191,6 @@ def workload_batch(task: Task, workload: Workload) -> Batch:
     ids = np.resize(real, shape).astype(np.int64)
     labels = np.zeros(workload.batch, np.int64) if task.kind == "classification" else ids
     return Batch(ids, np.ones(shape, np.int64), labels, np.arange(workload.batch))
-
-
-def _sizes(artifact: Path, workload: Workload) -> dict[str, int]:
-    runner = open_artifact(artifact, threads=workload.threads)
-    try:
-        return {str(path.relative_to(artifact)): path.stat().st_size for path in runner.files()}
-    finally:
-        runner.close()
 
 
 def _power(path: Path) -> Power:

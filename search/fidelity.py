@@ -2,6 +2,7 @@
 
 Asynchronous successive halving (arXiv 1810.05934) ranked by dominance (MO-ASHA, arXiv 2106.12639):
 of the trials that have finished a rung, the best share goes on. What is never promoted stays.
+Limits come before objectives (constrained domination, Deb et al. 2002, NSGA-II).
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .pareto import contributions, non_dominated_ranks
+from .pareto import contributions, just_beyond, non_dominated_ranks
 from .records import Record
 
 Losses = Callable[[Record], Sequence[float] | None]
 """A record's objective figures at its highest rung, lower is better; None where one is missing."""
+
+Excess = Callable[[Record], float]
+"""How far a record is beyond the limits that count at its rung; 0 where it keeps them."""
 
 ETA = 2.0
 """Half of those that finished a rung go on: with few trials, a harsher cut loses the front."""
@@ -47,19 +50,29 @@ class RankFlips:
         return self.flipped / self.pairs if self.pairs else None
 
 
+def _keeps_all(record: Record) -> float:
+    return 0.0
+
+
 def promotions(
-    records: Sequence[Record], losses: Losses, rungs: Sequence[float], eta: float = ETA
+    records: Sequence[Record],
+    losses: Losses,
+    rungs: Sequence[float],
+    eta: float = ETA,
+    excess: Excess = _keeps_all,
 ) -> list[int]:
     """Paused trials that deserve the next rung, the highest rung's best first.
 
     At each rung the best `1 / eta` of those that have finished it go on, never fewer than one;
-    better is a lower non-dominated rank, then more hypervolume, then the lower number.
+    better is to keep the limits, then to break them by less, then a lower non-dominated rank, then
+    more hypervolume, then the lower number.
 
     Args:
         records: every trial; baseline and repeats play no part.
         losses: of a record.
         rungs: shares of full fidelity, ascending.
         eta: at least 1; 1 promotes everything.
+        excess: of a record, as it stood at the rung.
 
     Returns:
         Numbers of paused trials. Whether the budget allows them is the caller's business.
@@ -70,7 +83,7 @@ def promotions(
     for rung in reversed(range(len(rungs) - 1)):
         finished = _finished(records, rung)
         quota = max(1, int(len(finished) / eta))
-        best = [finished[i] for i in _order(finished, losses)[:quota]]
+        best = [finished[i] for i in _order(finished, losses, excess)[:quota]]
         # `finished` holds records cut at this rung: whether a trial went on is asked of the whole.
         waits = {r.number for r in records if r.state == "paused" and r.rungs[-1].rung == rung}
         promoted += [record.number for record in best if record.number in waits]
@@ -98,26 +111,28 @@ def _finished(records: Sequence[Record], rung: int) -> list[Record]:
     return found
 
 
-def _order(records: Sequence[Record], losses: Losses) -> list[int]:
+def _order(records: Sequence[Record], losses: Losses, excess: Excess) -> list[int]:
     """Rows from best to worst; those without all figures are left out."""
-    rows = [(i, loss) for i, r in enumerate(records) if (loss := losses(r)) is not None]
+    by_excess: dict[float, list[int]] = {}
+    for i, record in enumerate(records):
+        by_excess.setdefault(max(0.0, excess(record)), []).append(i)
+    return [i for _, rows in sorted(by_excess.items()) for i in _ranked(records, rows, losses)]
+
+
+def _ranked(records: Sequence[Record], equals: Sequence[int], losses: Losses) -> list[int]:
+    """Rows of equal excess from best to worst."""
+    rows = [(i, loss) for i in equals if (loss := losses(records[i])) is not None]
     if not rows:
         return []
     values = np.array([loss for _, loss in rows], dtype=np.float64)
     ranks = non_dominated_ranks(values)
     worth = np.zeros(len(rows))
-    beyond = _just_beyond(values)
+    beyond = just_beyond(values)
     for rank in np.unique(ranks):
         members = np.flatnonzero(ranks == rank)
         worth[members] = contributions(values[members], beyond)
     numbers = np.array([records[i].number for i, _ in rows])
     return [rows[k][0] for k in np.lexsort((numbers, -worth, ranks))]
-
-
-def _just_beyond(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A point that every row improves on, so that extremes of any rank are worth something."""
-    low, high = values.min(axis=0), values.max(axis=0)
-    return np.asarray(high + 0.1 * np.where(high > low, high - low, 1.0))
 
 
 def _flips(records: Sequence[Record], losses: Losses, low: int) -> RankFlips:

@@ -16,10 +16,13 @@ import numpy as np
 from ..errors import StepFailed, StudyError
 from ..evaluators.catalogue import metrics
 from ..evaluators.devices.here import processor
+from ..evaluators.energy.meters import find_meter
 from ..evaluators.metric import Evidence, Metric, Power, Predictions, StageCost, Timings
 from ..spaces.configuration import Configuration
+from ..spaces.families import family_of
 from ..spaces.lower import lower, walk
 from ..spaces.paper import Paper, Workload
+from ..spaces.profile import Profile
 from ..spaces.space import Space
 from ..spaces.task import TaskKind
 from .limits import Limit
@@ -32,6 +35,9 @@ DRAWS: Final = (50, 2000)
 
 NEVER_BELOW: Final = {"model_bytes": "payload_bytes"}
 """Metrics that must be built, and what paper knows them never to be below."""
+
+Bounds = list[tuple[Limit, Callable[[Paper], float]]]
+"""Limits, each with the figure that judges it."""
 
 OF_TRAINING: Final = frozenset(
     {"training_flops", "trainable_parameters", "training_payload_bytes", "gradient_bytes"}
@@ -48,20 +54,23 @@ def refuse_hopeless(study: Study, material: Material, space: Space, *, judged: b
         judged: a function of the user's gives the figures, whatever they are.
 
     Raises:
-        StudyError: the baseline cannot be made, an objective or limit can have no figure, an
-            enqueued configuration is illegal, or nothing in the space is admissible.
+        StudyError: the baseline cannot be made, the workload asks what the model cannot do, an
+            objective or limit can have no figure, an enqueued configuration is illegal, or nothing
+            in the space is admissible.
     """
     try:
         lower(material.subject.baseline, material.subject)
     except StepFailed as error:
         raise StudyError(f"the baseline cannot be made: {error}") from error
     if not judged:
+        _refuse_workload(study.workload.spec(), material.subject.profile)
         _refuse_unanswerable(study, material)
     for wanted in enqueued(study.enqueue, space):
         objections = walk(wanted, material.subject).objections
         if objections:
             raise StudyError(f"an enqueued configuration is illegal: {'; '.join(objections)}")
-    _refuse_empty(study, material, space)
+    limits = () if judged else study.limits()
+    _refuse_empty(study, material, space, paper_bounds(limits, study.workload.spec()))
 
 
 def fits(limits: Sequence[Limit], workload: Workload) -> Callable[[Paper], bool]:
@@ -70,9 +79,7 @@ def fits(limits: Sequence[Limit], workload: Workload) -> Callable[[Paper], bool]
     return lambda paper: all(limit.holds(value(paper)) for limit, value in known)
 
 
-def paper_bounds(
-    limits: Sequence[Limit], workload: Workload
-) -> list[tuple[Limit, Callable[[Paper], float]]]:
+def paper_bounds(limits: Sequence[Limit], workload: Workload) -> Bounds:
     """The closed limits that paper can judge, each with the figure that it judges by."""
     table, known = metrics(), []
     for limit in limits:
@@ -99,17 +106,24 @@ def on_paper(metric: Metric, workload: Workload) -> Callable[[Paper], float]:
     return value
 
 
-def unanswerable(
-    metric: Metric, paper: Paper, workload: Workload, kind: TaskKind, study: Study
-) -> str | None:
+def unanswerable(metric: Metric, evidence: Evidence) -> str | None:
     """Why a trial's metric has no figure even when all goes well; None: it has one.
 
-    The metric is asked with evidence made up to be complete.
+    Args:
+        evidence: as complete as a trial of the study can have it.
     """
     if "peak" in metric.pieces:
         return "it is measured once, for the points of the finished front"
-    samples = (0.1,) * 100
-    evidence = Evidence(
+    figure = metric.evaluate(evidence)
+    return figure.reason if figure.value is None else None
+
+
+def complete(study: Study, material: Material) -> Evidence:
+    """Evidence as a trial of the study has it when all goes well, its figures made up."""
+    paper, workload, samples = material.subject.paper, study.workload.spec(), (0.1,) * 100
+    meter = find_meter(workload, device=study.settings.device)
+    joules = None if meter.source is None else 1.0
+    return Evidence(
         paper=replace(paper, runtime=paper.runtime or "eager"),
         workload=workload,
         files={"model": 1},
@@ -120,14 +134,12 @@ def unanswerable(
             samples if workload.output_tokens else (),
             samples if workload.output_tokens > 1 else (),
         ),
-        power=Power(1.0, "modelled", "made up", 0.1),
-        predictions=_made_up(kind),
+        power=Power(joules, meter.source, meter.name, reason=meter.reason),
+        predictions=_made_up(material.task.kind),
         stages=(StageCost("", "train", 1.0, True, False, ""),),
         settings={**study.settings.given(), "item_tokens": study.task.max_length},
         training_papers=(paper,),
     )
-    figure = metric.evaluate(evidence)
-    return figure.reason if figure.value is None else None
 
 
 def _made_up(kind: TaskKind) -> Predictions:
@@ -138,13 +150,27 @@ def _made_up(kind: TaskKind) -> Predictions:
     return Predictions(items, nll=ones, tokens=ones, text_bytes=ones)
 
 
+def _refuse_workload(workload: Workload, profile: Profile) -> None:
+    """Raises where the model cannot be asked what the workload says."""
+    kind, written = profile.head.kind, workload.output_tokens
+    if written and kind != "language-modelling":
+        raise StudyError(
+            f"workload.output_tokens is {written}, but a {kind} task writes nothing; set it to 0"
+        )
+    longest = family_of(profile.family).longest_text(profile)
+    if workload.prompt_tokens + written > longest:
+        raise StudyError(
+            f"workload.prompt_tokens {workload.prompt_tokens} and output_tokens {written} exceed "
+            f"the {longest} positions of this {profile.family} model; choose at most {longest} "
+            "together"
+        )
+
+
 def _refuse_unanswerable(study: Study, material: Material) -> None:
-    table, kind = metrics(), material.task.kind
-    asked = [*study.objectives, *(limit.metric for limit in study.limits())]
-    paper, workload = material.subject.paper, study.workload.spec()
-    reasons = {n: unanswerable(table[n], paper, workload, kind, study) for n in table}
+    table, evidence = metrics(), complete(study, material)
+    reasons = {name: unanswerable(row, evidence) for name, row in table.items()}
     answered = ", ".join(name for name, reason in reasons.items() if reason is None)
-    for name in asked:
+    for name in study.asked():
         if name not in table:
             raise StudyError(
                 f"{name} is a metric of the study's own, and nothing gives it a figure; search "
@@ -153,14 +179,13 @@ def _refuse_unanswerable(study: Study, material: Material) -> None:
         if reasons[name] is not None:
             verb = "searched for" if name in study.objectives else "limited"
             raise StudyError(
-                f"{name} cannot be {verb} in this {kind} task: {reasons[name]}; "
+                f"{name} cannot be {verb} in this {material.task.kind} task: {reasons[name]}; "
                 f"metrics that have figures here: {answered}"
             )
 
 
-def _refuse_empty(study: Study, material: Material, space: Space) -> None:
+def _refuse_empty(study: Study, material: Material, space: Space, known: Bounds) -> None:
     """Raises where a large sample of the space holds nothing that may become a trial."""
-    known = paper_bounds(study.limits(), study.workload.spec())
     for count in DRAWS:
         legal, objections = _sampled(space, material, count, study.seed)
         if any(all(limit.holds(value(p)) for limit, value in known) for p in legal):

@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import UnknownName
 from .limits import Limit, parse_limit
@@ -37,6 +38,7 @@ class Front:
         judged: trials with a figure on each objective, within the limits, by number.
         losses: `(n, m)` of the judged, lower is better.
         stderrs: `(n, m)`, 0 where a figure has none.
+        shared: `(n, m)`, the first row that rests on the same measurement: siblings share a timing.
         excluded: how many trials are not judged, by reason.
     """
 
@@ -44,6 +46,7 @@ class Front:
     judged: tuple[Record, ...]
     losses: Array
     stderrs: Array
+    shared: NDArray[np.int64]
     excluded: Mapping[str, int]
 
     @cached_property
@@ -68,11 +71,15 @@ class Front:
 
     @cached_property
     def probability(self) -> Mapping[int, float]:
-        """How likely each judged trial is on the front, given the figures' errors, by number."""
+        """How likely each judged trial is on the front, given the figures' errors, by number.
+
+        Errors over items are taken as independent, though all trials answer the same ones.
+        """
         if not self.judged:
             return {}
         draws = min(1000, max(100, REDRAWS // len(self.judged)))
-        shares = front_probability(self.losses, self.stderrs, np.random.default_rng(0), draws)
+        rng = np.random.default_rng(0)
+        shares = front_probability(self.losses, self.stderrs, rng, draws, self.shared)
         return {r.number: float(p) for r, p in zip(self.judged, shares, strict=True)}
 
 
@@ -123,6 +130,7 @@ def judge(
         judged=judged,
         losses=np.array(losses, dtype=np.float64).reshape(shape),
         stderrs=np.array(errors, dtype=np.float64).reshape(shape),
+        shared=_first_rows([[_origin(r, name) for name in names] for r in judged]).reshape(shape),
         excluded=dict(Counter(reason for reason in reasons.values() if reason)),
     )
 
@@ -172,14 +180,22 @@ def values(record: Record) -> dict[str, float]:
 
 
 def disturbed(records: Sequence[Record]) -> list[int]:
-    """Numbers of trials that were timed while other work took the processor from them."""
-    shares = {
-        record.number: dict(figure.conditions).get("cpu_share")
+    """Numbers of trials that were timed while other work took the processor from them.
+
+    Only timings of one thread tell: how many of several a runtime keeps busy is its own affair.
+    """
+    crowded = {
+        record.number
         for record in records
         for figure in record.measurements.values()
-        if "cpu_share" in dict(figure.conditions)
+        if _crowded(dict(figure.conditions))
     }
-    return sorted(n for n, share in shares.items() if float(share or 0.0) < QUIET_SHARE)
+    return sorted(crowded)
+
+
+def _crowded(conditions: Mapping[str, Any]) -> bool:
+    alone = conditions.get("threads") == 1
+    return alone and conditions.get("cpu_share", 1.0) < QUIET_SHARE
 
 
 def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str | None:
@@ -189,6 +205,22 @@ def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str
     if absent:
         return f"no {absent[0]}"
     return f"not {broken[0]}" if broken else None
+
+
+def _origin(record: Record, metric: str) -> str:
+    """What a figure was read from: the samples of a timing session, or the trial's own answers."""
+    timed = record.measurements[metric].over == "repeats"
+    return record.files.get("timings", "") if timed else f"trial {record.number}"
+
+
+def _first_rows(origins: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """For each row and column, the first row whose figure there has the same origin."""
+    first: dict[tuple[int, str], int] = {}
+    rows = [
+        [first.setdefault((column, origin or f"row {i}"), i) for column, origin in enumerate(row)]
+        for i, row in enumerate(origins)
+    ]
+    return np.array(rows, dtype=np.int64)
 
 
 def _modelled(records: Sequence[Record], names: Sequence[str]) -> dict[int, str]:

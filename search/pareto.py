@@ -124,6 +124,20 @@ def reference_point(baseline: Array | None, initial: Array, limits: Array | None
     return np.where(np.isfinite(caps), caps, reference)
 
 
+def just_beyond(losses: Array) -> Array:
+    """A point that every row improves on, so that each extreme contributes some volume.
+
+    Args:
+        losses: `(n, m)`, n >= 1.
+
+    >>> just_beyond(np.array([[1.0, 5.0], [2.0, 5.0]])).tolist()
+    [2.1, 5.5]
+    """
+    low, high = losses.min(axis=0), losses.max(axis=0)
+    size = np.where(high != 0.0, np.abs(high), 1.0)  # of a column of equals
+    return np.asarray(high + 0.1 * np.where(high > low, high - low, size))
+
+
 def knee(front: Array) -> int:
     """Row of the knee: where giving up a little of one objective starts to cost much of another.
 
@@ -151,15 +165,21 @@ def scaled(losses: Array) -> Array:
 
 
 def front_probability(
-    losses: Array, stderrs: Array, rng: np.random.Generator, draws: int = 1000
+    losses: Array,
+    stderrs: Array,
+    rng: np.random.Generator,
+    draws: int = 1000,
+    shared: NDArray[np.int64] | None = None,
 ) -> Array:
     """How often each row is on the front when every figure is redrawn from its standard error.
 
     Args:
         losses: `(n, m)`, lower is better. NaN is refused.
-        stderrs: `(n, m)`, at least 0; 0 for what is exact. Errors are taken as independent.
+        stderrs: `(n, m)`, at least 0; 0 for what is exact.
         rng: where the redraws come from.
         draws: how many redraws; the answer's own standard error is at most .5 / sqrt(draws).
+        shared: `(n, m)`, rows with the same number in a column have the same error there, as they
+            rest on one measurement; None: all errors are independent.
 
     Returns:
         `(n,)` shares in [0, 1].
@@ -168,9 +188,12 @@ def front_probability(
     stderrs = _checked(np.broadcast_to(stderrs, losses.shape))
     if (stderrs < 0).any():
         raise ValueError("a standard error is never negative")
+    rows = np.arange(len(losses))[:, None] + np.zeros_like(losses, dtype=np.int64)
+    same = rows if shared is None else shared
     hits = np.zeros(len(losses))
     for _ in range(draws):
-        hits += non_dominated(losses + stderrs * rng.standard_normal(losses.shape))
+        noise = np.take_along_axis(rng.standard_normal(losses.shape), same, axis=0)
+        hits += non_dominated(losses + stderrs * noise)
     return hits / draws
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from ..spaces.names import in_short
-from .budget import Budget, Spent
+from .budget import IN_WORDS, Budget, Spent
 from .events import Event, Listener, ignore
 from .pareto import hypervolume
 from .records import Record
@@ -234,25 +234,15 @@ def _best(row: ObjectiveRow, losses: Any) -> tuple[str, str]:
 
 
 def _left(budget: Budget, spent: Spent) -> Iterator[str]:
-    for name in ("trials", "trainings", "minutes", "kwh", "money"):
+    for name in IN_WORDS:
         limit, used = getattr(budget, name), getattr(spent, name)
         if limit is not None and used is not None:
-            yield f"{max(limit - used, 0):.3g} {name}"
-
-
-def last_words(message: str) -> str:
-    """The last line of a failure's message: of a traceback, what was raised.
-
-    >>> last_words("Traceback (most recent call last):\\n  ...\\nValueError: no such layer")
-    'ValueError: no such layer'
-    """
-    lines = message.strip().splitlines()
-    return lines[-1].strip() if lines else "no message"
+            yield f"{max(limit - used, 0):.3g} {IN_WORDS[name]}"
 
 
 def _figures(knowledge: Knowledge, record: Record) -> str:
     if record.failure is not None:
-        return f": {last_words(record.failure.message)}"
+        return f": {record.failure.last_words}"
     rows = knowledge.study.objective_rows()
     known = [(row, record.value(row.name)) for row in rows]
     figures = ", ".join(f"{row.name} {readable(v, row.unit)}" for row, v in known if v is not None)

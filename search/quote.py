@@ -6,7 +6,9 @@ seconds at this machine's own matrix-product rate times the share of it that tra
 
 from __future__ import annotations
 
-import time
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,6 +22,8 @@ from ..spaces.profile import forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
 from ..spaces.space import Space
 from .adjust import adjusted
+from .budget import energy
+from .engines.slot import THREAD_VARIABLES
 from .foresight import refuse_hopeless
 from .rules import Lookup, tariff
 from .stages import StageStore, cache_root
@@ -32,6 +36,20 @@ REACHED: Final = (0.15, 0.6)
 
 JUDGING_SECONDS: Final = (2.0, 8.0)
 """Opening an artifact, timing it and reading its power, low and high."""
+
+PRODUCTS: Final = """
+import sys, time
+import numpy
+size, seconds = int(sys.argv[1]), float(sys.argv[2])
+a = numpy.random.default_rng(0).standard_normal((size, size), dtype=numpy.float32)
+a @ a
+done, started = 0, time.perf_counter()
+while time.perf_counter() - started < seconds:
+    a @ a
+    done += 1
+print(done * 2 * size**3 / (time.perf_counter() - started))
+"""
+"""Matrix products for an interpreter of their own: threads are settled when NumPy is loaded."""
 
 
 def quote(study: Study) -> dict[str, Any]:
@@ -63,26 +81,25 @@ def quote(study: Study) -> dict[str, Any]:
     graphs = [lookup.graph(c) for c in legal]
     trainings = _trainings(study, legal, lookup, trials)
     tokens = material.task.max_length
-    flops = _training_flops(base, tokens, long=True)
-    flops += (trainings - 1) * _mean([_training_flops(g, tokens, long=True) for g in graphs])
+    long = [cost for g in graphs if (cost := _training_flops(g, tokens, long=True))]
+    flops = _training_flops(base, tokens, long=True) + (trainings - 1) * _mean(long)
     flops += trials * _mean([_training_flops(g, tokens, long=False) for g in graphs])
     items = len(material.task.splits["validation"])
     flops += trials * forward_flops(subject.profile, items, tokens)
-    rate = matrix_rate()
+    rate = matrix_rate(study.workload.threads)
     hours = [
         (flops / (rate * share) + trials * judging) / study.engine.workers / 3600
         for share, judging in zip(reversed(REACHED), JUDGING_SECONDS, strict=True)
     ]
     if study.budget.minutes is not None:
         hours = [min(value, study.budget.minutes / 60) for value in hours]
-    watts = tariff(study).watts
+    rates = tariff(study)
+    kwh = [energy(h * study.engine.workers, rates).value for h in hours]
     return {
         "trials": trials,
         "trainings": trainings,
         "hours": _range(hours),
-        "kwh": None
-        if watts is None
-        else _range([h * watts * study.engine.workers / 1000 for h in hours]),
+        "kwh": _range([value for value in kwh if value is not None]) or None,
         "disk_gb": _range([_disk(trainings, trials, graphs, low) / 1e9 for low in (True, False)]),
         "legal_share_of_draws": round(len(legal) / len(drawn), 3),
         "matrix_product_gflops": round(rate / 1e9, 1),
@@ -92,27 +109,30 @@ def quote(study: Study) -> dict[str, Any]:
 
 
 def in_words(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A quote as a person reads it: its ranges in words.
+    """A quote as a person reads it: its ranges in words, adjustments where there are any.
 
-    >>> in_words({"trials": 4, "hours": [0.5, 2.0]})
+    >>> in_words({"trials": 4, "hours": [0.5, 2.0], "adjusted": []})
     {'trials': 4, 'hours': '0.5 to 2'}
     """
-    return {
+    words = {"adjusted": "; ".join(figures["adjusted"])} if figures.get("adjusted") else {}
+    ranges = {
         name: f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else value
         for name, value in figures.items()
+        if name != "adjusted"
     }
+    return {**ranges, **words}
 
 
-def matrix_rate(seconds: float = 0.4, size: int = 512) -> float:
-    """FLOP/s of single-precision matrix products here and now, with the threads that NumPy uses."""
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((size, size), dtype=np.float32)
-    a @ a
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        a @ a
-        done += 1
-    return done * 2 * size**3 / (time.perf_counter() - started)
+def matrix_rate(threads: int, seconds: float = 0.4, size: int = 512) -> float:
+    """FLOP/s of single-precision matrix products here and now, with the threads of one worker."""
+    done = subprocess.run(
+        [sys.executable, "-c", PRODUCTS, str(size), str(seconds)],
+        env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
 
 
 def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, trials: int) -> int:

@@ -50,11 +50,20 @@ class Ask:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial has no figures. `step` is the step's name, or the phase of judging."""
+    """Why a trial has no figures.
+
+    >>> Failure("crashed", "Traceback (most recent call last):\\n  ...\\nValueError: no").last_words
+    'ValueError: no'
+    """
 
     kind: FailureKind
     message: str
-    step: str | None = None
+
+    @property
+    def last_words(self) -> str:
+        """The last line of the message: of a traceback, what was raised."""
+        lines = self.message.strip().splitlines()
+        return lines[-1].strip() if lines else "no message"
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ class Record:
     Args:
         rungs: one entry per fidelity reached, ascending; the last holds the figures that count.
         stages: every stage of the trial's graph with its cost when made, cached ones marked.
-        seconds: wall time of this trial's own work, all rungs.
+        seconds: wall time of this trial's own work, all rungs; waiting for others is left out.
         started, finished: unix time.
         files: digests of raw samples and per-item predictions in the run's `samples/`, by piece.
         seed: the seed of the ask.
@@ -147,7 +156,7 @@ class Record:
             seed=data["seed"],
             purpose=cast(Purpose, data["purpose"]),
             rungs=tuple(Rung.from_json(rung) for rung in data["rungs"]),
-            failure=Failure(**failure) if failure else None,
+            failure=Failure(failure["kind"], failure["message"]) if failure else None,
             stages=tuple(StageCost(**stage) for stage in data["stages"]),
             seconds=data["seconds"],
             started=data["started"],

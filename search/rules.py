@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from ..evaluators.catalogue import metrics
 from ..evaluators.devices.here import processor
 from ..evaluators.devices.table import DEFAULT_REGION, device_row, grid, pue
+from ..evaluators.host import HostLock
 from ..spaces.configuration import Configuration
 from ..spaces.lower import Graph, Subject, lower, walk
 from ..spaces.paper import Paper, Workload
@@ -26,10 +28,14 @@ from .records import Record
 from .run import ObjectiveRow
 from .samplers import sampler
 from .samplers.problem import Memory, Problem
+from .stages import cache_root
 from .storage import StudyStorage
 from .study import Study
 from .study_checks import enqueued
 from .subject import Material
+
+PATIENCE_SECONDS: Final = 60.0
+"""Longest wait of a driver for a measurement: nobody but the driver ends one that hangs."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,14 @@ class Knowledge:
     Args:
         study, material: as loaded. space: what may be tried.
         storage: the run's records, read only.
+        judged: a function of the user's gives the figures, so that paper tells none of them.
     """
 
     study: Study
     material: Material
     space: Space
     storage: StudyStorage
+    judged: bool = False
 
     @cached_property
     def lookup(self) -> Lookup:
@@ -125,10 +133,11 @@ class Knowledge:
             parameters=self.space.parameters,
             rungs=len(subject.rungs),
             first_rung=lambda c: 0 if self.lookup.trains(c) else len(subject.rungs) - 1,
-            promote=lambda records: promotions(records, self.losses, subject.rungs),
+            promote=self.promote,
             trainings=self.lookup.trainings,
             violations=self.violations,
             reference=self.reference,
+            turn=self._turn,
         )
 
     def problem(self) -> Problem:
@@ -161,14 +170,23 @@ class Knowledge:
             objections.append("beyond a limit that is known on paper")
         return objections
 
+    def promote(self, records: Sequence[Record]) -> list[int]:
+        """Numbers of the paused trials that go on, best first.
+
+        Of the limits count those that further training cannot mend.
+        """
+        table = metrics()
+        fixed = {name for name, row in table.items() if row.needs != "trained"}
+        limits = [limit for limit in self.limits() if limit.metric in fixed]
+
+        def excess(record: Record) -> float:
+            return sum(max(0.0, found) for found in _violations(record, limits).values())
+
+        return promotions(records, self.losses, self.material.subject.rungs, excess=excess)
+
     def violations(self, record: Record) -> Mapping[str, float]:
         """By limit, above 0 where a record breaks it; a limit without a figure counts as broken."""
-        figures = {name: m.value for name, m in record.measurements.items() if m.value is not None}
-        found = {}
-        for limit in self.limits():
-            violation = limit.violation(figures)
-            found[limit.text] = 1.0 if violation is None else violation
-        return found
+        return _violations(record, self.limits())
 
     def losses(self, record: Record) -> list[float] | None:
         """Objective figures, lower is better; None where one is missing."""
@@ -193,6 +211,11 @@ class Knowledge:
         rows = self.study.objective_rows()
         return point and [_sign(row) * value for row, value in zip(rows, point, strict=True)]
 
+    def _turn(self) -> AbstractContextManager[object]:
+        if self.judged:
+            return nullcontext()
+        return HostLock(cache_root() / "host").training(PATIENCE_SECONDS)
+
     def _reference_values(self) -> Sequence[float] | None:
         point = self.storage.notes.get("reference")
         return None if point is None else [point[row.name] for row in self.study.objective_rows()]
@@ -212,12 +235,12 @@ class Knowledge:
         return {name: m.value for name, m in first.measurements.items() if m.value is not None}
 
     def _known(self, rows: Sequence[ObjectiveRow]) -> dict[int, Callable[[Paper], float]]:
-        table = metrics()
+        table = {} if self.judged else metrics()
         exact = {i: table[row.name] for i, row in enumerate(rows) if row.name in table}
         return {i: on_paper(m, self.workload) for i, m in exact.items() if known_on_paper(m)}
 
     def _fits(self) -> Callable[[Paper], bool]:
-        return fits(self.limits(), self.workload)
+        return fits(() if self.judged else self.limits(), self.workload)
 
     def _admits(self) -> Callable[[Configuration], bool]:
         limit = self.study.budget.trainings or 0
@@ -288,6 +311,15 @@ class _Naming:
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         self.names.add(name)
         return low
+
+
+def _violations(record: Record, limits: Iterable[Limit]) -> dict[str, float]:
+    figures = {name: m.value for name, m in record.measurements.items() if m.value is not None}
+    found = {}
+    for limit in limits:
+        violation = limit.violation(figures)
+        found[limit.text] = 1.0 if violation is None else violation
+    return found
 
 
 def _sign(row: ObjectiveRow) -> float:

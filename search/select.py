@@ -218,8 +218,11 @@ def _sentence(
     if not comparisons:
         return f"{start}."
     tested = confirmed_gaps(run, chosen.number)
-    test = _listed(run, [tested[gap.metric][0] for gap in comparisons if gap.metric in tested])
+    again = [tested[gap.metric] for gap in comparisons if gap.metric in tested]
+    test = _listed(run, [one for one, by_item in again if by_item])
     seen = f" On the test split: {test}." if test else ""
+    timed = _listed(run, [one for one, by_item in again if not by_item])
+    seen += f" Measured again: {timed}." if timed else ""
     return f"{start}; against the baseline: {_listed(run, comparisons)}.{seen}"
 
 

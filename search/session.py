@@ -25,7 +25,7 @@ from .engines.local import INTERRUPTED, run_here, run_processes
 from .engines.slot import Limits
 from .events import Event, Listener, log_to
 from .foresight import refuse_hopeless
-from .progress import follow, last_words
+from .progress import follow
 from .records import Record
 from .rules import Knowledge
 from .run import Header, Run, read_about, read_run, write_json
@@ -63,6 +63,7 @@ def start(
     store = StageStore(cache_root())
     store.sweep()
     material = load_material(study, store.root / "data")
+    words += material.task.notes
     space = Space.of(study.space, material.subject.paper)
     refuse_hopeless(study, material, space, judged=evaluate is not None)
     if study.engine.kind == "ray" and evaluate is None:
@@ -75,7 +76,7 @@ def start(
         _refuse_other_material(storage, study, material)
         words += _changed_libraries(storage, material)
         _describe(storage, study)
-        knowledge = Knowledge(study, material, space, storage)
+        knowledge = Knowledge(study, material, space, storage, judged=evaluate is not None)
         return _search(knowledge, quiet=quiet, evaluate=evaluate, words=words)
 
 
@@ -115,7 +116,8 @@ def search(
     """The Python face of `paretune search`.
 
     Args:
-        study: a `Study`, the same as plain data, or the path of a study file.
+        study: the path of a study file, or a `Study`, or the same as plain data; their paths are
+            taken from the current folder.
         run: the run's folder.
         evaluate: your own judge: configuration and seed to figures by metric name.
         quiet: no progress.
@@ -125,8 +127,9 @@ def search(
     """
     if isinstance(study, Path | str):
         study = load_study(Path(study))
-    elif not isinstance(study, Study):
-        study = Study.from_dict(study)
+    else:
+        data = study.to_json() if isinstance(study, Study) else study
+        study = Study.from_dict(data, Path.cwd())
     start(study, Path(run), quiet=quiet, evaluate=evaluate)
     return read_run(Path(run))
 
@@ -173,7 +176,7 @@ def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bo
 
         needs = engine.per_trial.model_dump() if engine.per_trial else {"cpu": 1.0}
         # a cache that the user placed is taken as one that every node sees
-        shared = "PARETUNE_CACHE" in os.environ
+        shared = bool(os.environ.get("PARETUNE_CACHE"))
         cluster = Cluster(engine.workers, engine.address, needs, shared)
         return run_cluster(source, work, cluster, limits, listen)
     return run_processes(source, work, engine.workers, limits, listen)
@@ -209,7 +212,7 @@ def _describe(storage: StudyStorage, study: Study) -> None:
         part = storage.folder / ".study.yaml.part"
         part.write_text(study.dump_yaml(), encoding="utf-8")
         part.replace(storage.folder / "study.yaml")
-        write_json(storage.folder / "environment.json", environment())
+        write_json(storage.folder / "environment.json", environment(study.settings.device))
 
 
 def _refuse_other_judge(storage: StudyStorage, evaluate: Evaluate | None) -> None:
@@ -269,7 +272,9 @@ def _summary(storage: StudyStorage, ended: Done) -> dict[str, Any]:
         "final": states.count("final"),
         "paused": states.count("paused"),
         "failed": states.count("failed"),
-        "under_way": [record.number for record in records if record.state == "running"],
+        "under_way": [record.number for record in records if record.state == "running"]
+        if ended is INTERRUPTED
+        else [],
         "minutes": round(storage.spent_seconds() / 60, 2),
     }
 
@@ -281,5 +286,5 @@ def _refuse_failure(records: Sequence[Record], folder: Path) -> None:
             whose = "the baseline" if record.purpose == "baseline" else f"trial {record.number}"
             raise WorkFailed(
                 f"no trial succeeded; {whose} failed first ({record.failure.kind}): "
-                f"{last_words(record.failure.message)}; `paretune report {folder}` shows all"
+                f"{record.failure.last_words}; `paretune report {folder}` shows all"
             )

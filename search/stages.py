@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from ..errors import BadRequest, StorageFailed
+from ..evaluators.waits import WAITS
 from ..spaces.steps import Key
 
 DEFAULT_LIMIT_BYTES: Final = 20_000_000_000
@@ -252,7 +253,8 @@ class StageStore:
                     break
                 except BlockingIOError:
                     waiting()
-                    time.sleep(POLL_SECONDS)
+                    with WAITS.waiting():
+                        time.sleep(POLL_SECONDS)
             yield
 
 

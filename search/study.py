@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..evaluators.tasks.local import is_local
-from ..spaces.configuration import digest
 from .limits import Limit, parse_limit
 from .run import ObjectiveRow
 from .study_checks import problems
@@ -78,13 +77,17 @@ class Study(Section):
     """Let the model's own code run."""
 
     @staticmethod
-    def from_dict(data: Mapping[str, Any]) -> Study:
+    def from_dict(data: Mapping[str, Any], folder: Path | None = None) -> Study:
         """A study from plain data, as `to_json` gives it.
+
+        Args:
+            data: sections by name.
+            folder: paths that exist in it become absolute, as in `load_study`; None: all stay.
 
         Raises:
             StudyError: as for `load_study`; without lines.
         """
-        return _checked(Document(dict(data)))
+        return _checked(Document(dict(data)), folder)
 
     def to_json(self) -> dict[str, Any]:
         """The study as resolved, JSON-ready; `from_dict` reads it back."""
@@ -94,11 +97,6 @@ class Study(Section):
     def dump_yaml(self) -> str:
         """The study as resolved, as a study file."""
         return write_yaml(self.to_json())
-
-    @property
-    def digest(self) -> str:
-        """A name for what must not change when a run is resumed."""
-        return digest({k: v for k, v in self.to_json().items() if k not in MAY_CHANGE})
 
     def units(self) -> dict[str, str]:
         """Unit of every metric that the study may name."""
@@ -111,6 +109,10 @@ class Study(Section):
         """The constraints, parsed."""
         units = self.units()
         return tuple(parse_limit(text, units) for text in self.constraints)
+
+    def asked(self) -> tuple[str, ...]:
+        """Metrics that every trial needs a figure of: the objectives, then what is limited."""
+        return (*self.objectives, *(limit.metric for limit in self.limits()))
 
     def objective_rows(self) -> tuple[ObjectiveRow, ...]:
         """Name, unit and direction of the objectives, in their order."""

@@ -192,7 +192,7 @@ class TrialSection(Section):
     """Limits of one trial."""
 
     timeout: Duration = "30 min"
-    """A trial that takes longer is stopped and stored as a timeout."""
+    """A trial that works longer is stopped, stored as a timeout; waiting for others is not work."""
     memory: Size | None = None
     """A trial whose process grows beyond is stopped and stored as out of memory."""
 

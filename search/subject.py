@@ -54,7 +54,7 @@ def load_material(study: Study, cache: Path) -> Material:
     profile = profile_of(source, task.kind, len(task.labels), pad_token_id=task.pad_token_id)
     paper_recipe = Recipe(train_items=len(task.splits["train"]), epochs=DEFAULT_EPOCHS)
     subject = Subject(
-        load=Load(source, profile),
+        load=Load(source, profile, task.labels),
         profile=profile,
         recipe=paper_recipe,
         digests={

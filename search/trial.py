@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from ..evaluators.catalogue import metrics
+from ..evaluators.compute.latency import TAIL_REPEATS
 from ..evaluators.compute.timing import Patience
 from ..evaluators.host import HostLock
 from ..evaluators.measurement import Measurement
 from ..evaluators.metric import Evidence, StageCost
+from ..evaluators.waits import WAITS
 from ..spaces.lower import Graph, lower
 from .events import Report
 from .evidence import Gatherer
@@ -27,7 +29,7 @@ from .subject import Material, load_material
 from .workshop import Workshop
 
 TIMING_SECONDS: Final = 5.0
-"""Most seconds that one timing session keeps the host to itself."""
+"""Most seconds that one timing session keeps the host to itself; a tail may take longer."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,13 @@ class TrialWork:
         Raises:
             StepFailed: a step failed, with its kind.
         """
-        started = time.time()
+        started, spent = time.time(), WAITS.stopwatch()
         record = prior or Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
         record = replace(record, started=record.started or started)
         laboratory = Laboratory.of(self.run)
         with laboratory.store.reading():
             done = laboratory.judge(ask, record, report)
-        now = time.time()
-        return replace(done, finished=now, seconds=done.seconds + now - started)
+        return replace(done, finished=time.time(), seconds=done.seconds + spent())
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,18 @@ class Laboratory:
         """The laboratory of a run folder; loaded at the first call in a process."""
         return _laboratory(run.resolve())
 
+    @property
+    def host(self) -> HostLock:
+        """What lets measurements have the machine alone."""
+        return HostLock(self.store.root / "host")
+
     def judge(self, ask: Ask, record: Record, report: Report) -> Record:
         """Makes the ask's graph and takes every figure that its purpose calls for.
 
         `search` judges on the rung's share of the validation items; `baseline` on all of them;
         `confirm` on the test split, with peak memory.
         """
-        started = time.time()
+        spent = WAITS.stopwatch()
         rungs = self.material.subject.rungs
         rung = ask.rung if ask.purpose == "search" else len(rungs) - 1
         graph, artifact, shop = self.make(ask, rung, report)
@@ -97,7 +103,7 @@ class Laboratory:
         evidence, files = gatherer.gather(graph, artifact, stages, split, share, anew=anew)
         if ask.purpose == "confirm":
             evidence = replace(evidence, peak=gatherer.peak(artifact))
-        reached = Rung(rung, figures(evidence, split), time.time() - started)
+        reached = Rung(rung, figures(evidence, split), spent())
         return replace(
             record,
             state="final" if rung == len(rungs) - 1 else "paused",
@@ -110,9 +116,9 @@ class Laboratory:
         """The ask's graph, its artifact's folder, and the workshop that made it."""
         subject = replace(self.material.subject, seed=ask.seed, teacher_seed=self.study.seed)
         graph = lower(ask.configuration, subject, rung)
-        if self.store.find(graph.last.key) is None:
-            _compute_with(self.study.workload.threads)
-        with HostLock(self.store.root / "host").training() as turns:
+        with self.host.training() as turns:
+            if self.store.find(graph.last.key) is None:
+                _compute_with(self.study.workload.threads)
             shop = Workshop(
                 graph, self.store, self.material.task, subject.seed, turn=turns.turn, report=report
             )
@@ -126,11 +132,20 @@ class Laboratory:
             settings=self.study.settings.given(),
             environment=self.material.subject.environment,
             store=self.store,
-            host=HostLock(self.store.root / "host"),
+            host=self.host,
             samples=self.samples,
             report=report,
-            patience=Patience(budget_s=TIMING_SECONDS),
+            patience=patience(self.study),
         )
+
+
+def patience(study: Study) -> Patience:
+    """How long a timing session of the study may take.
+
+    Slow answers would otherwise spend the budget before there are repeats enough for a tail.
+    """
+    usual = Patience(budget_s=TIMING_SECONDS)
+    return replace(usual, least=TAIL_REPEATS) if "latency_p95" in study.asked() else usual
 
 
 def _paid(before: tuple[StageCost, ...], now: tuple[StageCost, ...]) -> tuple[StageCost, ...]:
@@ -162,4 +177,6 @@ def figures(evidence: Evidence, split: str) -> dict[str, Measurement]:
 def _laboratory(run: Path) -> Laboratory:
     study = load_study(run / "study.yaml")
     store = StageStore(cache_root())
-    return Laboratory(study, load_material(study, store.root / "data"), store, run / "samples")
+    with HostLock(store.root / "host").training():  # it imports torch and encodes the data
+        material = load_material(study, store.root / "data")
+    return Laboratory(study, material, store, run / "samples")

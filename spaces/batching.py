@@ -1,12 +1,10 @@
-"""Batches on their way into a module: the order of a training, trimming, tensors."""
+"""Batches on their way into a module: the order of a training, tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count, islice
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,25 +34,6 @@ def _epochs(bench: Bench, batch: int, seed: int) -> Iterator[Batch]:
             yield found
         if empty:
             raise DataError("the train split is empty; give the task training items")
-
-
-def trimmed(batch: Batch) -> Batch:
-    """The batch without columns in which no item has text, where padding is on the right.
-
-    Masked positions weigh exactly 0 in attention, and positions count from the left, so the rest
-    answers the same.
-    """
-    mask = batch.attention_mask
-    longest = max(int(mask.sum(1).max()), 1)
-    if longest == mask.shape[1] or (np.diff(mask, axis=1) > 0).any():
-        return batch
-    labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, :longest]
-    return replace(
-        batch,
-        input_ids=batch.input_ids[:, :longest],
-        attention_mask=mask[:, :longest],
-        labels=labels,
-    )
 
 
 def inputs_of(batch: Batch, device: torch.device) -> dict[str, Tensor]:

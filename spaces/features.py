@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batching import inputs_of, trimmed
+from .batching import inputs_of
 from .steps import Bench
-from .task import Batch
+from .task import Batch, trimmed
 
 MEMORY_BYTES = 1 << 30
 """Most that the features of a split may take; beyond it they are computed anew each time."""

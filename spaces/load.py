@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from ..errors import ModelError
 from .candidate import Candidate
@@ -23,22 +24,28 @@ if TYPE_CHECKING:
 _RENAMED: Final = {"gamma": "weight", "beta": "bias"}
 """What the oldest BERT checkpoints call the vectors of a norm."""
 
+_NUMBERED: Final = re.compile(r"(label_)?-?\d+", re.IGNORECASE)
+"""A class that has a number and no name; `LABEL_0` is transformers' way to write one."""
+
 
 @dataclass(frozen=True)
 class Load:
     """Builds the given model and fills it from its files.
 
     Tensors are read by their transformers names, with or without the name of the backbone in
-    front. A head that the files lack, or have for other classes, is drawn from the seed; anything
-    else that they lack is an error.
+    front. A classifier whose config names the task's classes is put in the task's order. A head
+    that the files lack, or have for other classes, is drawn from the seed; anything else that they
+    lack is an error.
 
     Args:
         source: the given model.
         profile: the same on paper, with the task's head.
+        labels: the task's class names in the order of their ids; empty: none are known.
     """
 
     source: ModelSource
     profile: Profile
+    labels: tuple[str, ...] = ()
 
     name: ClassVar[str] = "load"
     version: ClassVar[int] = 1
@@ -48,8 +55,20 @@ class Load:
 
     @cached_property
     def settings(self) -> Settings:
-        """A name for the structure, head included; the weights are what the step reads."""
-        return {"profile": digest(self.profile.to_json())}
+        """A name for the structure, head included, and what becomes of the given classifier.
+
+        The weights are what the step reads.
+        """
+        structure = {"profile": digest(self.profile.to_json())}
+        if self.rows == _in_order(self.labels):
+            return structure
+        rows = "drawn anew" if self.rows is None else ",".join(map(str, self.rows))
+        return {**structure, "classifier": rows}
+
+    @cached_property
+    def rows(self) -> tuple[int, ...] | None:
+        """The given classifier's row for each class of the task; None: it is for other classes."""
+        return _rows(self.source.config, self.labels)
 
     def on_paper(self, paper: Paper) -> Paper:
         """The paper as it came: it already describes the given model."""
@@ -63,7 +82,7 @@ class Load:
         """
         from .build import build, fill
 
-        found = dict(_checkpoint(self.source, self.profile))
+        found = dict(self._given())
         found.update(_fresh_head(self.profile, found, seed))
         module = build(self.profile)
         wrong = fill(module, found)
@@ -74,6 +93,33 @@ class Load:
                 "or correct its config.json"
             )
         return Candidate(module, Paper(self.profile))
+
+    def _given(self) -> Iterator[tuple[str, Tensor]]:
+        """The checkpoint's tensors, those of its classifier in the task's order or left out."""
+        classifier = f"{family_of(self.profile.family).classifier}."
+        for name, tensor in _checkpoint(self.source, self.profile):
+            if self.rows == _in_order(self.labels) or not name.startswith(classifier):
+                yield name, tensor
+            elif self.rows is not None:
+                yield name, tensor[list(self.rows)]
+
+
+def _in_order(labels: Sequence[str]) -> tuple[int, ...]:
+    return tuple(range(len(labels)))
+
+
+def _rows(config: Mapping[str, Any], labels: Sequence[str]) -> tuple[int, ...] | None:
+    """As `Load.rows`. Without names on either side the classes are the rows in order."""
+    given = sorted((config.get("id2label") or {}).items(), key=lambda pair: int(pair[0]))
+    theirs = [str(name) for _, name in given]
+    # NEGATIVE is negative, unless a task tells them apart
+    spellings: tuple[Callable[[str], str], ...] = (str, str.casefold)
+    for spelt in spellings:
+        names, wanted = [spelt(name) for name in theirs], [spelt(label) for label in labels]
+        if set(names) == set(wanted) and len(names) == len(wanted) == len(set(wanted)):
+            return tuple(names.index(label) for label in wanted)
+    numbered = any(all(map(_NUMBERED.fullmatch, names)) for names in (theirs, labels))
+    return _in_order(labels) if numbered else None
 
 
 def _checkpoint(source: ModelSource, profile: Profile) -> Iterator[tuple[str, Tensor]]:

@@ -146,11 +146,6 @@ class _Given:
         return float(self.values[name])
 
 
-def configuration_from(space: Space, parameters: Mapping[str, Any]) -> Configuration:
-    """The configuration that a set of parameter values stands for; inverse of `parameters`."""
-    return space.suggest(_Given(parameters))
-
-
 def _slot(slot: str, wanted: Mapping[str, Any], paper: Paper) -> SlotSpace:
     table = slots()[slot]
     known = [*dict.fromkeys([table.off, *table.techniques])]

@@ -31,6 +31,25 @@ class Batch:
     items: np.ndarray
 
 
+def trimmed(batch: Batch) -> Batch:
+    """The batch without columns in which no item has text, where padding is on the right.
+
+    Masked positions weigh exactly 0 in attention, and positions count from the left, so in floating
+    point the rest answers the same; activations that are rounded together are rounded without them.
+    """
+    mask = batch.attention_mask
+    longest = max(int(mask.sum(1).max()), 1)
+    if longest == mask.shape[1] or (np.diff(mask, axis=1) > 0).any():
+        return batch
+    labels = batch.labels if batch.labels.ndim == 1 else batch.labels[:, :longest]
+    return Batch(
+        input_ids=np.ascontiguousarray(batch.input_ids[:, :longest]),
+        attention_mask=np.ascontiguousarray(mask[:, :longest]),
+        labels=labels,
+        items=batch.items,
+    )
+
+
 @dataclass(frozen=True)
 class Items:
     """One split, encoded and padded to the task's length.
@@ -62,6 +81,7 @@ class Task:
         splits: `train`, `calibration`, `validation`, `test`.
         digest: over everything above; enters the keys of steps that read data.
         pad_token_id: what padding was made of.
+        notes: what was left out of the data, a sentence each.
     """
 
     name: str
@@ -71,3 +91,4 @@ class Task:
     splits: Mapping[str, Items]
     digest: str
     pad_token_id: int
+    notes: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import StepFailed
-from .batching import inputs_of, training_order, trimmed
+from .batching import inputs_of, training_order
 from .candidate import Candidate, TrainState
 from .configuration import digest
 from .families import family_of
@@ -27,7 +27,7 @@ from .losses import objective
 from .paper import Paper
 from .recipe import Recipe
 from .steps import Bench
-from .task import Batch
+from .task import Batch, trimmed
 from .training import derived_seed
 
 MARK = "training"

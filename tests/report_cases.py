@@ -155,7 +155,7 @@ def record(number: int, c: Configuration, rng, at: float, purpose="search") -> R
             **{
                 **vars(base),
                 "state": "failed",
-                "failure": Failure(kind, f"trial {number} <b>stopped</b>", "train.finetune"),
+                "failure": Failure(kind, f"trial {number} <b>stopped</b>"),
             }
         )
     if purpose == "search" and number % 7 == 5:

@@ -5,6 +5,7 @@ Tests put this folder on `sys.path` and import it, so that worker processes can 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -15,6 +16,7 @@ from optuna.samplers import RandomSampler
 from paretune.errors import StepFailed
 from paretune.evaluators.measurement import Measurement
 from paretune.evaluators.metric import StageCost
+from paretune.evaluators.waits import WAITS
 from paretune.search.budget import Budget
 from paretune.search.driver import Rules
 from paretune.search.records import Failure, Record, Rung
@@ -104,6 +106,21 @@ def troubled(ask, prior, report):
         raise StepFailed("diverged", "the loss is not a number")
     if rank == 5:
         raise ValueError("a mistake")
+    return work(ask, prior, report)
+
+
+def waits_a_minute(ask, prior, report):
+    """Work that has waited a minute for others, and then does not end."""
+    WAITS.cells[0] += 60.0
+    report("waited", 0, 0)
+    time.sleep(600)
+    return work(ask, prior, report)
+
+
+def full_disk(ask, prior, report):
+    """Work that cannot be written from the third trial on."""
+    if ask.number == 2:
+        raise OSError(errno.ENOSPC, "No space left on device", "stage")
     return work(ask, prior, report)
 
 

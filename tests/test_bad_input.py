@@ -16,6 +16,7 @@ from typing import Any
 import paretune
 import pytest
 from paretune.cli import main
+from paretune.evaluators.energy import meters
 from paretune.search.study_yaml import write_yaml
 from paretune.spaces.configuration import Configuration
 
@@ -131,6 +132,12 @@ def _language(place: Place) -> None:
     (place.folder / "words.txt").write_text("".join(lines))
     place.put("task", {"name": "words.txt", "max_length": 16})
     place.put("objectives", ["perplexity", "model_bytes"])
+
+
+def _writing_too_long(place: Place) -> None:
+    _language(place)
+    place.put("model", str(place.models["gpt2"]))
+    place.put("workload", {"prompt_tokens": 60, "output_tokens": 5})
 
 
 def _other_labels(place: Place) -> None:
@@ -260,6 +267,21 @@ ROWS: list[tuple[str, Callable[[Place], None], tuple[str, ...]]] = [
         _setting("objectives", ["accuracy", "peak_memory"]),
         ("peak_memory cannot be searched for", "the finished front"),
     ),
+    (
+        "words from a classifier",
+        _setting("workload.output_tokens", 8),
+        ("workload.output_tokens is 8", "classification task writes nothing", "set it to 0"),
+    ),
+    (
+        "a workload longer than positions",
+        _setting("workload.prompt_tokens", 1024),
+        ("workload.prompt_tokens 1024", "the 64 positions", "choose at most 64"),
+    ),
+    (
+        "a workload that writes beyond positions",
+        _writing_too_long,
+        ("60 and output_tokens 5", "64"),
+    ),
     ("a metric that nothing measures", _custom, ("charm", "evaluate=FUNCTION")),
     ("missing data", _setting("task.name", "films/none.csv"), ("no file", "none.csv", "existing")),
     ("unknown task", _setting("task.name", "docstring"), ("did you mean 'docstrings'?",)),
@@ -303,6 +325,21 @@ def test_pickles_that_are_allowed_get_further(place: Place, capsys: pytest.Captu
     _pickled_only(place)
     with pytest.raises(SystemExit) as end:
         main([str(a) for a in searching(place, "--set", "allow_pickle=true", "--dry-run")])
+    assert end.value.code == 0, capsys.readouterr().err
+
+
+def test_energy_that_nothing_here_tells_is_refused_until_a_row_stands_for_it(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(meters, "processor", lambda: "an abacus")
+    monkeypatch.setattr(meters, "rapl_domains", lambda folder: ())
+    place.put("objectives", ["accuracy", "energy"])
+    line = said(capsys, *searching(place))
+    assert "energy cannot be searched for" in line
+    assert "no row of the device table for an abacus; set `settings.device`" in line
+    place.put("settings.device", "server-cpu-thread")
+    with pytest.raises(SystemExit) as end:
+        main([str(a) for a in searching(place, "--dry-run", "--json")])
     assert end.value.code == 0, capsys.readouterr().err
 
 

@@ -46,6 +46,16 @@ def test_a_trial_that_failed_has_used_its_trainings_unless_it_was_illegal():
 
 def test_a_record_with_a_field_of_older_runs_is_read():
     assert Record.from_json({**HOUR.to_json(), "energy_j": None}) == HOUR
+    failure = Failure("crashed", "signal SIGKILL")
+    failed = replace(HOUR, state="failed", failure=failure)
+    then = {**failed.to_json(), "failure": {**vars(failure), "step": None}}
+    assert Record.from_json(then) == failed
+
+
+def test_the_last_words_of_a_failure_are_what_was_raised():
+    trace = "Traceback:\n  File\nValueError: no such layer\n"
+    assert Failure("crashed", trace).last_words == "ValueError: no such layer"
+    assert Failure("crashed", "").last_words == "no message"
 
 
 def test_what_is_not_known_is_missing_with_a_reason():
@@ -60,8 +70,8 @@ def test_whichever_limit_is_reached_first_ends_the_search():
     budget = Budget(minutes=10, kwh=0.1, money=5)
     assert budget.over(NOTHING) is None
     assert "minutes" in (budget.over(replace(NOTHING, minutes=10.0)) or "")
-    assert "kwh" in (budget.over(replace(NOTHING, kwh=0.2)) or "")
-    assert "money" in (budget.over(replace(NOTHING, money=5.0)) or "")
+    assert "0.1 kWh" in (budget.over(replace(NOTHING, kwh=0.2)) or "")
+    assert "5 usd" in (budget.over(replace(NOTHING, money=5.0)) or "")
 
 
 def test_used_up_trials_close_the_door_but_end_nothing():

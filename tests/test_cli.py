@@ -425,7 +425,7 @@ def test_a_search_makes_judges_and_confirms(made: tuple[Path, dict[str, Any], st
     assert done["trials"] == 3
     assert done["baseline"] == "final"
     assert done["final"] + done["paused"] == 3
-    assert "is confirmed" in told
+    assert ", test split, seed 0, final: accuracy" in told
     files = {path.name for path in folder.iterdir()}
     assert files >= {"study.yaml", "study.db", "environment.json", "report.html", "log.jsonl"}
     assert "study.db-wal" not in files

@@ -16,6 +16,14 @@ def test_the_environment_is_plain_data_about_this_machine():
     assert found["meters"]["here"]["name"]
 
 
+def test_the_meter_of_an_environment_is_that_of_the_row_that_stands_for_it(monkeypatch):
+    from paretune.evaluators.energy import meters
+
+    monkeypatch.setattr(meters, "rapl_domains", lambda folder: ())
+    meter = environment("server-cpu-thread")["meters"]["here"]
+    assert meter["assumptions"]["device_row"] == "server-cpu-thread"
+
+
 def test_every_finding_says_how_and_by_what():
     rows = doctor()
     assert {"latency", "peak memory", "energy", "carbon", "money", "disk"} <= {

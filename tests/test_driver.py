@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -294,7 +295,7 @@ def test_energy_ends_the_search(toy, begin):
     driver, storage = begin(budget=Budget(kwh=40), tariff=tariff)
     done = run_here(driver, toy.work)
     assert isinstance(done, Done)
-    assert "40 kwh" in done.reason
+    assert "40 kWh" in done.reason
     assert 40 <= sum(r.seconds for r in storage.records.values()) < 52
 
 
@@ -365,6 +366,41 @@ def test_repeats_are_made_under_further_seeds_and_only_once(toy, tmp_path):
         run_here(Confirmer(storage, wanted, 0), work)
         storage.close()
     assert seeds == wanted
+
+
+def test_confirmations_are_paid_for_and_are_no_trials(toy, begin):
+    driver, storage = begin(tariff=Tariff(watts=3.6e6, price_per_hour=3600.0))
+    run_here(driver, toy.work)
+    before = driver.spent()
+    repeat = replace(storage.records[3], purpose="confirm", seed=1, seconds=5.0)
+    storage.confirm(repeat)
+    after = driver.spent()
+    assert after.trials == before.trials
+    assert after.kwh - before.kwh == pytest.approx(5.0)
+    assert after.money - before.money == pytest.approx(5.0)
+
+
+def test_a_configuration_is_looked_for_in_turn_with_measurements(toy, begin):
+    held, drawn = [], []
+
+    @contextmanager
+    def turn():
+        held.append(True)
+        yield
+        held.pop()
+
+    def sampler(seed):
+        drawn.append(bool(held))
+        return toy.sampler(seed)
+
+    def work(ask, prior, report):
+        assert not held
+        return toy.work(ask, prior, report)
+
+    driver, _ = begin(turn=turn, make_sampler=sampler)
+    run_here(driver, work)
+    assert drawn
+    assert all(drawn)
 
 
 def test_a_repeat_that_fails_for_a_passing_reason_is_made_once_more(toy, tmp_path):

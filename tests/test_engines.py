@@ -1,17 +1,23 @@
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from paretune.errors import BadRequest, RunError, StorageFailed, WorkFailed
 from paretune.evaluators.metric import StageCost
+from paretune.evaluators.waits import WAITS
 from paretune.search.budget import Budget
 from paretune.search.driver import Done, Driver
+from paretune.search.engines import slot
 from paretune.search.engines.attempt import attempt
 from paretune.search.engines.local import run_here, run_processes
 from paretune.search.engines.replay import Replay, VirtualClock
@@ -87,6 +93,34 @@ def test_a_failed_attempt_keeps_what_lower_rungs_said(toy):
     assert record.seconds >= prior.seconds
 
 
+def test_a_failed_attempt_does_not_pay_for_what_it_waited(toy):
+    def work(ask, prior, report):
+        with WAITS.waiting():
+            time.sleep(0.1)
+        raise MemoryError
+
+    record = attempt(work, Ask(3, toy.BASELINE, 1, 0), None, lambda *_: None)
+    assert record.seconds <= record.finished - record.started - 0.1
+
+
+def test_waiting_for_others_times_no_trial_out(toy, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(slot, "time", SimpleNamespace(time=lambda: clock.now))
+    worker = slot.Slot(pickle.dumps(toy.waits_a_minute), Limits(seconds=10))
+    worker.give(Ask(0, toy.BASELINE, 0, 0), None)
+    try:
+        while not (news := list(worker.news())):
+            wait(worker.handles())
+        assert [event.text for event in news] == ["waited"]
+        clock.now = 65.0
+        assert list(worker.news()) == []
+        clock.now = 75.0
+        (record,) = worker.news()
+        assert record.failure.kind == "timeout"
+    finally:
+        worker.stop()
+
+
 def test_workers_find_what_one_process_finds(toy, tmp_path, begin):
     driver, storage = begin()
     events = []
@@ -119,6 +153,15 @@ def test_every_way_to_fail_is_stored_and_the_search_goes_on(toy, begin):
     assert found[5] == ("failed", "crashed", 2)
     assert "ValueError: a mistake" in storage.records[5].failure.message
     assert "12 s" in storage.records[2].failure.message
+
+
+def test_a_full_disk_stops_a_search_and_fails_no_trial(toy, begin):
+    driver, storage = begin()
+    with pytest.raises(StorageFailed, match=r"stage: No space left on device; free space there"):
+        run_processes(driver, toy.full_disk)
+    assert [r.state for _, r in sorted(storage.records.items())] == ["final", "final", "running"]
+    run_here(Driver(storage, toy.rules()), toy.work)
+    assert {r.state for r in storage.records.values()} == {"final"}
 
 
 def test_a_worker_that_cannot_begin_is_an_error_and_not_a_failed_trial(toy, begin, monkeypatch):
@@ -344,6 +387,40 @@ def test_a_lost_database_stops_a_search_on_a_cluster(toy, begin, ray_here, monke
     monkeypatch.setattr(driver, "tell", lost)
     with pytest.raises(StorageFailed, match="disk is full"):
         run_cluster(driver, toy.work, Cluster(workers=1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_actor_that_is_lost_says_why(toy, begin, tmp_path):
+    tune = pytest.importorskip("paretune.search.engines.tune", exc_type=ImportError)
+    driver, storage = begin()
+    searcher = tune.DriverSearcher(driver, 1, lambda event: None, lambda: False)
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", error=True)
+    (tmp_path / "error.txt").write_text(
+        "Failure # 1\n\x1b[36mray::setup()\x1b[39m\nImportError: no peft here\n"
+    )
+    trial = SimpleNamespace(trial_id="a", error_file=str(tmp_path / "error.txt"))
+    tune.LostActors(searcher).on_trial_error(0, [trial], trial)
+    failure = storage.records[0].failure
+    assert failure.kind == "crashed"
+    assert failure.message.startswith("the worker was lost: ray::setup()")
+    assert failure.last_words == "ImportError: no peft here"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_actors_use_the_drivers_store_whatever_their_node_has(toy, monkeypatch, tmp_path):
+    tune = pytest.importorskip("paretune.search.engines.tune", exc_type=ImportError)
+    from paretune.search.engines.ray import _variables
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARETUNE_CACHE", "shared")
+    told = _variables()
+    assert told["PARETUNE_CACHE"] == str(tmp_path / "shared")
+    monkeypatch.setenv("PARETUNE_CACHE", "/of/the/node")
+    ask = Ask(0, toy.BASELINE, 0, 0)
+    actor = object.__new__(tune.SlotActor)
+    actor.setup({"ask": json.dumps(ask.to_json()), "prior": "null"}, variables=told)
+    assert os.environ["PARETUNE_CACHE"] == told["PARETUNE_CACHE"]
 
 
 def test_several_nodes_without_a_shared_store_are_refused(toy, monkeypatch, begin):

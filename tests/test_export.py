@@ -17,11 +17,14 @@ import pytest
 from paretune.errors import BadRequest, UnknownName, VerificationFailed
 from paretune.reports.export import export as exporting
 from paretune.reports.export import export_trial, verify_export
+from paretune.reports.export.card import write_card
 from paretune.reports.export.compare import compared, shortfalls
 from paretune.reports.export.description import read_description, write_description
+from paretune.reports.export.files import copy_tokenizer
 from paretune.reports.export.proof import Proof
 from paretune.reports.export.target import Closeness
 from paretune.reports.export.targets import default_target
+from paretune.reports.export.usage import hf_usage, native_usage
 from paretune.search.records import Ask, Failure, Record, State
 from paretune.search.run import Header, write_json
 from paretune.search.study import Study
@@ -182,6 +185,55 @@ def test_the_card_says_what_was_searched_and_what_it_costs(exported):
     assert "| FLOPs | 647 kFLOP | 647 kFLOP | exact |" in card
     assert "licence" in card
     assert "AutoModelForSequenceClassification.from_pretrained" in card
+
+
+def test_the_card_says_where_the_search_was_timed_and_what_further_seeds_gave(exported, tmp_path):
+    folder = copied(exported[0], tmp_path)
+    described = read_description(folder)
+    assert f"thread(s) of {described.made_with['processor']}." in (folder / "README.md").read_text()
+
+    def timed(figures, device):
+        latency = {**figures["latency_p50"], "conditions": {"device": device}}
+        return {**figures, "latency_p50": latency}
+
+    figures = timed(described.figures, "a fast one")
+    moved = replace(
+        described,
+        figures=figures,
+        baseline=timed(described.baseline, "a slow one"),
+        test={"accuracy": figures["accuracy"]},
+        over_seeds={"accuracy": [0.8, 0.9]},
+    )
+    write_card(folder, moved)
+    card = (folder / "README.md").read_text()
+    assert "on 1 thread(s) of a fast one and a slow one." in card
+    assert "accuracy on the test split was 80.0 to 90.0 %;" in card
+    assert f" ms on {described.made_with['processor']}, its files have" in card
+
+
+def test_an_exported_tokenizer_returns_what_the_model_was_trained_with(
+    exported, tiny_models, tmp_path
+):
+    from transformers import AutoTokenizer
+
+    source = Path(shutil.copytree(tiny_models["bert"], tmp_path / "source"))
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    bert = {**config, "tokenizer_class": "BertTokenizer"}
+    (source / "tokenizer_config.json").write_text(json.dumps(bert))
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(source)("a", "b")
+    (tmp_path / "to").mkdir()
+    copy_tokenizer(source, tmp_path / "to")
+    for folder in (tmp_path / "to", exported[0]):
+        encoded = AutoTokenizer.from_pretrained(folder)("a", "b")
+        assert set(encoded) == {"input_ids", "attention_mask"}
+
+
+def test_the_card_of_a_pair_task_asks_a_pair(exported):
+    described = read_description(exported[0])
+    pair = replace(described, task={**described.task, "texts": 2})
+    assert 'tokenizer("some text", truncation' in hf_usage(described)
+    assert 'tokenizer("some text", "the text that goes with it", truncation' in hf_usage(pair)
+    assert '(["some text"], ["the text that goes with it"], truncation' in native_usage(pair)
 
 
 def test_no_path_of_this_machine_leaves_with_a_whole_model(exported, bed):

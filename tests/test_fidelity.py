@@ -1,11 +1,15 @@
 """Which paused trials go on."""
 
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from paretune.evaluators.measurement import Measurement, missing
 from paretune.search.fidelity import promotions, rank_flips
+from paretune.search.limits import parse_limit
 from paretune.search.records import Record, Rung
+from paretune.search.rules import Knowledge
 from paretune.spaces.configuration import Configuration
 
 RUNGS = (0.25, 0.5, 1.0)
@@ -84,6 +88,38 @@ def test_baseline_repeats_and_missing_figures_are_never_promoted():
     ]
     assert promotions(records, losses, RUNGS, eta=3.0) == [2]
     assert promotions([record(1, None)], losses, RUNGS) == []
+
+
+def test_a_trial_within_the_limits_goes_before_a_better_one_beyond_them():
+    beyond = {0: 0.5, 1: 0.2, 2: 0.0, 3: 0.0}
+    records = [record(i, (float(i), float(i))) for i in beyond]
+
+    def excess(one):
+        return beyond[one.number]
+
+    assert promotions(records, losses, RUNGS, excess=excess) == [2, 3]
+    assert promotions(records, losses, RUNGS, eta=1.0, excess=excess) == [2, 3, 1, 0]
+
+
+def test_limits_on_what_training_changes_do_not_count_at_a_lower_rung():
+    units = {"latency_p50": "second", "accuracy": "fraction"}
+    limits = [parse_limit("latency_p50 <= 5 ms", units), parse_limit("accuracy >= 0.9", units)]
+
+    def trial(number, loss, accuracy, latency):
+        figures = {
+            "accuracy": Measurement(accuracy, "fraction", "measured"),
+            "latency_p50": Measurement(latency, "second", "measured"),
+            "model_bytes": Measurement(loss, "byte", "exact"),
+        }
+        return Record(number, Configuration(), "paused", rungs=(Rung(0, figures, 1.0),))
+
+    knowledge = SimpleNamespace(
+        limits=lambda: limits,
+        losses=lambda one: [one.value("model_bytes")],
+        material=SimpleNamespace(subject=SimpleNamespace(rungs=(0.5, 1.0))),
+    )
+    records = [trial(1, 1.0, 0.95, 0.02), trial(2, 2.0, 0.6, 0.004), trial(3, 3.0, 0.95, 0.004)]
+    assert Knowledge.promote(knowledge, records) == [2]
 
 
 def test_nothing_is_promoted_without_rungs_or_trials():

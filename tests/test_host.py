@@ -140,6 +140,24 @@ def test_a_process_that_dies_lets_go(start, work):
     assert meter.hears("in")
 
 
+def test_who_has_no_patience_goes_on_without_the_host(start, tmp_path: Path):
+    meter = start(MEASURE)
+    assert meter.hears("in")
+    with HostLock(tmp_path).training(patience_s=0.1):
+        pass
+    late = start(MEASURE)
+    assert late.silent()
+    meter.send("done")
+    assert late.hears("in")
+
+
+def test_who_has_patience_has_a_quiet_host_at_once(start, tmp_path: Path):
+    with HostLock(tmp_path).training(patience_s=0.0):
+        meter = start(MEASURE)
+        assert meter.silent()
+    assert meter.hears("in")
+
+
 def test_a_turn_costs_no_time_when_nobody_waits(tmp_path: Path):
     with HostLock(tmp_path).training() as turns:
         assert turns.turn() == 0.0

@@ -9,6 +9,8 @@ import pytest
 import torch
 import transformers
 from paretune.errors import ModelError
+from paretune.search.study import Study
+from paretune.search.subject import load_material
 from paretune.spaces.load import Load
 from paretune.spaces.models import MINILM, inspect_model, profile_of
 from paretune.spaces.paper import Paper
@@ -124,6 +126,75 @@ def test_a_classifier_of_the_right_size_is_kept_and_another_is_drawn(folder):
     fresh = _load(folder, outputs=4).module.classifier.weight
     assert fresh.shape == (4, 32)
     assert fresh.abs().max() < 0.2
+
+
+def _save_classifier(folder: Path, *names: str) -> None:
+    """Gives the model a classifier whose row i is i, and names for its classes."""
+    module = _load(folder, outputs=len(names)).module
+    weights = {n: p.detach().clone() for n, p in module.named_parameters()}
+    weights["classifier.bias"] = torch.arange(float(len(names)))
+    weights["classifier.weight"] = weights["classifier.bias"][:, None].repeat(1, 32)
+    save_file(weights, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): name for i, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _step(folder: Path, *labels: str) -> Load:
+    source = inspect_model(str(folder))
+    return Load(source, profile_of(source, "classification", len(labels)), labels)
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "rows"),
+    [
+        (("sadness", "joy", "anger"), ("anger", "joy", "sadness"), [2, 1, 0]),
+        (("POSITIVE", "NEGATIVE"), ("negative", "positive"), [1, 0]),
+        (("US", "us", "we"), ("us", "US", "we"), [1, 0, 2]),
+        (("NEGATIVE", "POSITIVE"), ("0", "1"), [0, 1]),
+        (("LABEL_0", "LABEL_1"), ("bad", "good"), [0, 1]),
+        (
+            tuple(f"class {i}" for i in range(11)),
+            tuple(sorted(f"class {i}" for i in range(11))),
+            [0, 1, 10, *range(2, 10)],
+        ),
+    ],
+)
+def test_a_classifier_is_put_in_the_order_of_the_tasks_classes(folder, names, labels, rows):
+    _save_classifier(folder, *names)
+    head = _step(folder, *labels).apply(None, _NoBench(), 0).module.classifier
+    assert head.bias.tolist() == rows
+    assert head.weight[:, 0].tolist() == rows
+
+
+def test_a_classifier_of_other_names_is_drawn_anew_though_its_size_fits(folder):
+    _save_classifier(folder, "entailment", "contradiction", "neutral")
+    pooler = load_file(folder / "model.safetensors")["bert.pooler.dense.weight"]
+    module = _step(folder, "anger", "joy", "sadness").apply(None, _NoBench(), 0).module
+    assert module.classifier.bias.tolist() == [0, 0, 0]
+    assert module.classifier.weight.abs().max() < 0.2
+    assert torch.equal(module.bert.pooler.dense.weight, pooler)
+
+
+def test_the_settings_of_load_tell_apart_what_becomes_of_a_classifier(folder):
+    _save_classifier(folder, "sadness", "joy")
+    kept, turned, fresh = (
+        _step(folder, *labels).settings
+        for labels in (("sadness", "joy"), ("joy", "sadness"), ("bad", "good"))
+    )
+    assert len({str(settings) for settings in (kept, turned, fresh)}) == 3
+    assert kept == _step(folder, "0", "1").settings
+
+
+def test_a_study_loads_its_model_for_its_tasks_classes(folder, tmp_path):
+    _save_classifier(folder, "good", "bad")
+    rows = [f"{chr(97 + i % 26)} {i},{'good' if i % 2 else 'bad'}" for i in range(60)]
+    (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    task = {"name": str(tmp_path / "reviews.csv"), "max_length": 8}
+    data = {"model": str(folder), "task": task, "objectives": ["parameters"]}
+    material = load_material(Study.from_dict(data), tmp_path / "cache")
+    assert material.task.labels == ("bad", "good")
+    assert material.subject.load.apply(None, _NoBench(), 0).module.classifier.bias[0] == 1
 
 
 def test_a_backbone_without_its_prefix_is_read(folder, tiny_models):

@@ -180,6 +180,17 @@ def test_a_workload_for_another_device_is_not_metered_here(tmp_path, monkeypatch
     assert "for phone, this machine is AMD EPYC 1234" in absent.reason
 
 
+def test_a_row_that_stands_for_this_machine_is_its_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "processor", lambda: "an abacus")
+    meter = find_meter(Workload(), device="server-cpu-thread", powercap=tmp_path)
+    assert dict(meter.assumptions())["device_row"] == "server-cpu-thread"
+    told = Workload(device="server-cpu-thread")
+    assert "set `settings.device`" in find_meter(told, powercap=tmp_path).reason
+    assert find_meter(told, device=told.device, powercap=tmp_path).source == "modelled"
+    domain(tmp_path / "intel-rapl:0", "package-0", 0)
+    assert find_meter(Workload(), device="server-cpu-thread", powercap=tmp_path).name == "rapl"
+
+
 def test_a_machine_without_a_gpu_says_so():
     if gpus():
         pytest.skip("this machine has a GPU")

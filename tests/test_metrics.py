@@ -162,6 +162,19 @@ def test_writing_attends_to_a_cache_that_grows():
     assert value("flops", evidence) == prompt + steps
 
 
+def test_without_a_cache_every_token_reads_the_whole_text():
+    layer = Layer(Attention(4, 4, 8), FeedForward(64))
+    profile = Profile("gpt2", 32, 50, 16, 0, (layer,) * 3, Head("language-modelling", 50))
+    onnx = Evidence(Paper(profile, runtime="onnxruntime"), Workload(prompt_tokens=10))
+    writing = replace(onnx, workload=Workload(prompt_tokens=10, output_tokens=3))
+    read = [replace(onnx, workload=Workload(prompt_tokens=length)) for length in (10, 11, 12)]
+    assert value("flops", writing) == sum(value("flops", evidence) for evidence in read)
+    cached = replace(writing, paper=Paper(profile, runtime="eager"))
+    assert value("flops", cached) < value("flops", writing)
+    said = [dict(metric("flops").evaluate(e).conditions)["writing"] for e in (writing, cached)]
+    assert ["anew" in words for words in said] == [True, False]
+
+
 def test_model_bytes_are_the_files():
     assert value("model_bytes") == 1024
 
@@ -241,7 +254,7 @@ def test_gradients_are_sent_around_a_ring():
 
 
 @pytest.mark.parametrize(
-    ("names", "modelled", "found"),
+    ("names", "energy_is_time", "found"),
     [
         (["accuracy", "latency_p50", "model_bytes"], True, {}),
         (["accuracy", "latency_p50", "energy"], True, {"energy": "latency_p50"}),
@@ -253,10 +266,40 @@ def test_gradients_are_sent_around_a_ring():
             {"carbon": "cost_per_million_queries", "latency_p50": "cost_per_million_queries"},
         ),
         (["training_energy", "training_cost"], False, {"training_cost": "training_energy"}),
+        (
+            ["training_time", "training_cost", "training_energy"],
+            False,
+            {"training_cost": "training_time", "training_energy": "training_time"},
+        ),
+        (["flops_per_token", "flops"], False, {"flops": "flops_per_token"}),
+        (
+            ["trainable_parameters", "training_payload_bytes", "gradient_bytes"],
+            False,
+            {"training_payload_bytes": "trainable_parameters"},
+        ),
     ],
 )
-def test_a_multiple_of_another_metric_is_known_as_one(names, modelled, found):
-    assert followed(names, modelled) == found
+def test_a_multiple_of_another_metric_is_known_as_one(names, energy_is_time, found):
+    assert followed(names, energy_is_time) == found
+
+
+def ratio_of(name: str) -> float:
+    """A figure of a smaller model that was trained shorter, per the figure of the full one."""
+    small = Profile("bert", 768, 30522, 512, 2, (LAYER,) * 6, Head("classification", 2))
+    paper = Paper(small, replace(RECIPE, trainable=("*.bias",)))
+    other = replace(
+        FULL,
+        paper=paper,
+        timings=Timings((0.003,) * 30, 3, "AMD EPYC"),
+        power=Power(0.18, "modelled", "utilisation model"),
+        stages=(StageCost("b", "full.train", 700.0, True, False),),
+    )
+    return value(name, other) / value(name)
+
+
+@pytest.mark.parametrize("name", [name for name, row in metrics().items() if row.follows])
+def test_what_follows_a_metric_moves_as_it_does(name):
+    assert ratio_of(name) == pytest.approx(ratio_of(metrics()[name].follows))
 
 
 def test_what_a_metric_follows_is_in_the_catalogue():

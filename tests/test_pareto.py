@@ -12,6 +12,7 @@ from paretune.search.pareto import (
     contributions,
     front_probability,
     hypervolume,
+    just_beyond,
     knee,
     non_dominated,
     non_dominated_ranks,
@@ -153,6 +154,12 @@ def test_one_trial_alone_still_gives_a_reference_beyond_it():
     assert (point > [2.0, -0.8]).all()
     with pytest.raises(ValueError, match="one finished trial"):
         reference_point(None, np.zeros((0, 2)))
+
+
+@given(fronts(least=1))
+def test_every_row_improves_on_a_point_just_beyond(losses):
+    assert (losses < just_beyond(losses)).all()
+    assert (losses * 1e9 < just_beyond(losses * 1e9)).all()
 
 
 @given(fronts(least=1), st.floats(0.1, 10.0), st.floats(-5.0, 5.0))

@@ -12,7 +12,7 @@ from paretune.evaluators.measurement import Measurement
 from paretune.evaluators.metric import StageCost
 from paretune.search.budget import Budget, Spent
 from paretune.search.events import Event
-from paretune.search.progress import _Display, _Lines, follow, last_words, standing
+from paretune.search.progress import _Display, _Lines, follow, standing
 from paretune.search.records import Failure, Purpose, Record, Rung, State
 from paretune.search.rules import losses_of
 from paretune.search.run import ObjectiveRow
@@ -92,7 +92,7 @@ def test_stages_that_were_found_made_are_counted():
 
 def test_what_is_left_is_said_of_budgets_that_have_a_limit_and_are_known():
     now = stood(RECORDS, trials=10, minutes=1.5, kwh=1.0, money=5.0)
-    assert now.left == ("6 trials", "0 minutes", "0.75 kwh")
+    assert now.left == ("6 trials", "0 minutes", "0.75 kWh")
 
 
 @dataclass
@@ -222,10 +222,3 @@ def test_without_a_terminal_lines_are_shown(known: Any, capsys: pytest.CaptureFi
     with follow(known, known, quiet=False) as show:
         show(Event("told", "final", 1))
     assert "trial 1 final: accuracy 80.0 %" in capsys.readouterr().err
-
-
-def test_the_last_words_of_a_failure_are_what_was_raised():
-    assert last_words("Traceback:\n  File\nValueError: no such layer\n") == (
-        "ValueError: no such layer"
-    )
-    assert last_words("") == "no message"

@@ -40,7 +40,7 @@ def study(tiny_models: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
 
 def quoted(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The quote on a machine of one TFLOP/s, so that two quotes can be compared."""
-    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda: 1e12)
+    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads: 1e12)
     return quote(Study.from_dict(study))
 
 
@@ -83,6 +83,32 @@ def test_twice_the_workers_take_half_the_hours(
     assert two == pytest.approx([hours / 2 for hours in one], rel=0.05)
 
 
+def test_a_quote_in_kwh_is_of_the_whole_site(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    machine = quoted({**study, "settings": {"pue": 1.0}}, monkeypatch)["kwh"]
+    site = quoted({**study, "settings": {"pue": 2.0}}, monkeypatch)["kwh"]
+    assert site == pytest.approx([2 * kwh for kwh in machine], rel=0.05)
+
+
+def test_what_trains_nothing_makes_a_training_no_cheaper(
+    study: dict[str, Any], tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    writes = {"model": str(tiny_models["gpt2"]), "objectives": ["perplexity", "model_bytes"]}
+    task = {**study["task"], "kind": "language-modelling"}
+    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads: 1e6)
+    monkeypatch.setattr("paretune.search.quote.JUDGING_SECONDS", (0.0, 0.0))
+    hours = []
+    for methods in (["full"], ["none", "full"]):
+        space = {
+            "finetuning": {"methods": methods, "full": {"learning_rate": {"values": [1e-4, 2e-4]}}},
+            "structure": {"methods": ["ffn"], "ffn": {"when": "after"}},
+        }
+        made = {**study, **writes, "task": task, "space": space}
+        hours.append(quote(Study.from_dict(made))["hours"])
+    assert hours[1] == pytest.approx(hours[0], rel=0.05)
+
+
 def test_a_larger_budget_costs_more(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     small = quoted(study, monkeypatch)
     large = quoted({**study, "budget": {"trials": 200}}, monkeypatch)
@@ -97,8 +123,11 @@ def test_what_the_search_would_refuse_has_no_quote(
         quoted({**study, "objectives": ["perplexity"]}, monkeypatch)
 
 
-def test_the_rate_of_this_machine_is_a_positive_number():
-    assert matrix_rate(seconds=0.01, size=32) > 0
+def test_the_rate_is_that_of_one_worker_with_its_own_threads(monkeypatch: pytest.MonkeyPatch):
+    assert matrix_rate(1, seconds=0.01, size=32) > 0
+    tell = "import os; print(os.environ['OPENBLAS_NUM_THREADS'])"
+    monkeypatch.setattr("paretune.search.quote.PRODUCTS", tell)
+    assert matrix_rate(3) == 3.0
 
 
 def test_ranges_are_said_in_words():

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from paretune.spaces.runtimes.runtime import Runtime
 from paretune.spaces.specimen import MemoryBench, logits_of, random_items, tensors
 from paretune.spaces.specimen import payload_bytes as bytes_written
 from paretune.spaces.steps import Deploy
+from paretune.spaces.task import Batch
 from paretune.spaces.technique import Targets
 
 DECODERS = [name for name, family in FAMILIES.items() if family.kind == "decoder"]
@@ -362,6 +364,35 @@ def test_continuations_are_those_of_reading_everything_anew(family, head, tmp_pa
         folder.mkdir()
         runner = open_artifact(deploy(given, runtime, folder))
         assert runner.generate(items, 6).tolist() == expected, runtime
+
+
+def passes(runner: Any, items: Batch, tokens: int) -> list[tuple[int, int]]:
+    """Positions that each pass of a runner reads while it writes, and those it gives logits of."""
+    seen, run = [], getattr(runner, "_run", None)
+
+    def watched(ids, mask):
+        answer = run(ids, mask)
+        seen.append((ids.shape[1], answer.shape[1]))
+        return answer
+
+    def hook(module, args, told, answer):
+        seen.append((told["input_ids"].shape[1], answer.logits.shape[1]))
+
+    if run is None:
+        runner._module.register_forward_hook(hook, with_kwargs=True)
+    else:
+        runner._run = watched
+    runner.generate(items, tokens)
+    return seen
+
+
+@pytest.mark.parametrize("runtime", list(RUNTIMES))
+def test_a_runtime_says_whether_it_writes_with_a_cache(runtime, tmp_path):
+    given = candidate("gpt2", "language")
+    items = random_items(given.paper.profile, 4, 8, seed=7)
+    items = replace(items, attention_mask=np.ones_like(items.attention_mask))
+    expected = [(8, 1), (1, 1), (1, 1)] if RUNTIMES[runtime].caches else [(8, 8), (9, 9), (10, 10)]
+    assert passes(open_artifact(deploy(given, runtime, tmp_path)), items, 3) == expected
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))

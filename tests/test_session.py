@@ -8,12 +8,14 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import paretune
 import pytest
 from paretune.errors import BadRequest, RunError, StudyError, WorkFailed
+from paretune.evaluators.energy import meters
 from paretune.search.adjust import adjusted
 from paretune.search.records import Ask, Record
 from paretune.search.run import read_run
@@ -116,6 +118,20 @@ def test_the_package_can_be_called(study: dict[str, Any], tmp_path: Path):
     assert len(run.records) == 4
     again = paretune.search(tmp_path / "run/study.yaml", tmp_path / "run", evaluate=judge)
     assert again.records == run.records
+
+
+def test_paths_of_a_study_in_python_are_those_of_its_file(
+    study: dict[str, Any], films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shutil.copytree(study["model"], tmp_path / "model")
+    shutil.copy(films, tmp_path / "films.csv")
+    here = {**study, "model": "model", "task": {**study["task"], "name": "films.csv"}}
+    monkeypatch.chdir(tmp_path)
+    first = paretune.search(here, "run", evaluate=judge)
+    paretune.search(Study.from_dict(here), "run", evaluate=judge)
+    monkeypatch.chdir("/")
+    again = paretune.search(tmp_path / "run/study.yaml", tmp_path / "run", evaluate=judge)
+    assert again.records == first.records
 
 
 def test_the_same_study_goes_on_where_its_run_stopped(study: dict[str, Any], tmp_path: Path):
@@ -265,6 +281,17 @@ def test_an_objective_that_says_nothing_of_its_own_is_reported_and_not_searched(
     assert adjusted(written, judged=True) == (written, [])
 
 
+@pytest.mark.parametrize(("threads", "searched_for"), [(1, 2), (2, 3)])
+def test_modelled_energy_follows_latency_on_one_thread_alone(
+    study: dict[str, Any], threads: int, searched_for: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(meters, "rapl_domains", lambda folder: ())
+    more = {"workload": {"threads": threads}, "settings": {"device": "server-cpu-thread"}}
+    names = ["accuracy", "latency_p50", "energy"]
+    written = Study.from_dict({**study, **more, "objectives": names})
+    assert adjusted(written, judged=False)[0].objectives == tuple(names[:searched_for])
+
+
 def test_custom_metrics_are_searched_with_a_function(study: dict[str, Any], tmp_path: Path):
     own = {
         **study,
@@ -276,6 +303,32 @@ def test_custom_metrics_are_searched_with_a_function(study: dict[str, Any], tmp_
     )
     assert run.metrics["charm"]["direction"] == "maximize"
     assert all(record.value("charm") == 1.0 for record in run.records)
+
+
+def test_paper_tells_nothing_of_what_a_function_judges(study: dict[str, Any], tmp_path: Path):
+    from paretune.search.rules import Knowledge
+    from paretune.search.session import _header, load_material
+    from paretune.spaces.space import Space
+
+    own = {
+        **study,
+        "objectives": ["accuracy", "parameters"],
+        "constraints": ["model_bytes <= 1 kB"],
+        "sampler": "greybox",
+    }
+    small = {"parameters": 3.0, "model_bytes": 10.0}
+    assert searched(own, tmp_path / "run", lambda c, s: {**judge(c, s), **small})["final"] == 4
+    made = Study.from_dict(own)
+    material = load_material(made, tmp_path)
+    space = Space.of(made.space, material.subject.paper)
+    with closing(StudyStorage.open(tmp_path / "run", _header(made))) as storage:
+        on_paper = Knowledge(made, material, space, storage)
+        judged = Knowledge(made, material, space, storage, judged=True)
+        assert list(on_paper.problem().known) == [1]
+        assert not judged.problem().known
+        drawn = [c for c in space.sample(20) if not judged.lookup.objections(c)]
+        assert drawn
+        assert all(on_paper.refusals(c) and not judged.refusals(c) for c in drawn)
 
 
 def test_a_run_without_a_finished_trial_has_an_empty_front(study: dict[str, Any], tmp_path: Path):

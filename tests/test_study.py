@@ -105,24 +105,6 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
     assert study.settings.given() == {"region": "FRA"}
 
 
-@pytest.mark.parametrize(
-    ("override", "same"),
-    [
-        ("budget.trials=99", True),
-        ("engine.workers=1", True),
-        ("trial.timeout=9 min", True),
-        ("seed=1", False),
-        ("task.max_length=17", False),
-        ("objectives=[accuracy]", False),
-        ("space.structure.methods=[none]", False),
-    ],
-)
-def test_the_digest_holds_what_must_not_change_on_resume(
-    tmp_path: Path, override: str, same: bool
-) -> None:
-    assert (_load(tmp_path).digest == _load(tmp_path, TEXT, override).digest) is same
-
-
 def test_a_study_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         _load(tmp_path).seed = 3

@@ -30,13 +30,13 @@ from paretune.reports.tables import (
     status_in_words,
     trials_table,
 )
-from paretune.reports.words import confirmed_in_words, confirmed_quality, headline
+from paretune.reports.words import confirmed_in_words, confirmed_quality, headline, over_seeds
 from paretune.search.against import confirmed_gaps, gaps
 from paretune.search.front import front_of
 from paretune.search.run import Run
 from paretune.search.select import select
 from paretune.search.units import readable, scale_of
-from report_cases import confirmation, made_up_run, run_folder
+from report_cases import made_up_run, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +150,17 @@ def test_front_rows_begin_with_the_best_of_the_first_objective(run):
 
 def test_a_timing_that_had_not_its_processor_alone_is_told(run):
     on = front_of(run).records[0].number
-    figure = Measurement(1e-5, "second", "measured", conditions=(("cpu_share", 0.6),))
+    figure = Measurement(
+        1e-5, "second", "measured", conditions=(("cpu_share", 0.6), ("threads", 1))
+    )
     busy = changed(run, on, latency_p50=figure)
     told = f"timed beside other work, so latencies are doubtful: trial {on}"
     assert told not in front_note(run)
     assert told in front_note(busy)
-    quiet = replace(figure, conditions=(("cpu_share", 0.97),))
-    assert told not in front_note(changed(run, on, latency_p50=quiet))
+    for share, threads in ((0.97, 1), (0.6, 2)):
+        pairs = (("cpu_share", share), ("threads", threads))
+        quiet = changed(run, on, latency_p50=replace(figure, conditions=pairs))
+        assert told not in front_note(quiet)
 
 
 def test_front_csv_holds_figures_errors_and_choices(run):
@@ -210,12 +214,13 @@ def test_the_headline_sells_accuracy_for_speed_only_where_the_difference_counts(
     fast = Measurement(0.002, "second", "measured", stderr=1e-5, n=60, over="repeats")
     small = Measurement(30e6, "byte", "exact")
     worse = Measurement(0.70, "fraction", "measured", stderr=0.005, n=400, over="items")
-    sold = changed(run, 31, latency_p50=fast, model_bytes=small, accuracy=worse)
+    searched = replace(run, confirmations={})
+    sold = changed(searched, 31, latency_p50=fast, model_bytes=small, accuracy=worse)
     record = next(r for r in sold.records if r.number == 31)
     words = headline(sold, record)
     assert words.startswith("12 points of accuracy buy 8.6 \u00d7 lower median latency")
     same = replace(worse, value=run.baseline.value("accuracy") - 0.004, stderr=0.02)
-    kept = changed(run, 31, latency_p50=fast, model_bytes=small, accuracy=same)
+    kept = changed(searched, 31, latency_p50=fast, model_bytes=small, accuracy=same)
     words = headline(kept, next(r for r in kept.records if r.number == 31))
     assert "accuracy differs by \u22120.4 \u00b1 5.4 points, within its error" in words
 
@@ -242,12 +247,19 @@ def test_stored_answers_make_the_comparison_paired(run, tmp_path):
     assert paired.half < plain.half / 3
 
 
-def test_confirmed_quality_is_the_mean_over_seeds_on_the_test_split(run):
-    repeats = run.confirmations[31]
-    figure = confirmed_quality(run, 31)["accuracy"]
-    assert figure.value == pytest.approx(np.mean([r.value("accuracy") for r in repeats]))
-    assert figure.n == 2
-    assert confirmed_quality(run, 5) == {}
+def test_confirmed_quality_is_that_of_the_model_that_was_searched(run):
+    own, further = run.confirmations[31]
+    trial = next(r for r in run.records if r.number == 31)
+    assert own.seed == trial.seed != further.seed
+    assert confirmed_quality(run, 31)["accuracy"] == own.measurements["accuracy"]
+    values = sorted(r.value("accuracy") for r in (own, further))
+    assert over_seeds(run, 31)["accuracy"] == tuple(values)
+    assert confirmed_quality(run, 5) == over_seeds(run, 5) == {}
+
+
+def test_a_model_that_only_further_seeds_confirm_has_no_confirmed_quality(run):
+    further = replace(run, confirmations={31: run.confirmations[31][1:]})
+    assert confirmed_quality(further, 31) == over_seeds(further, 31) == {}
 
 
 def answered(run, folder):
@@ -273,7 +285,7 @@ def test_a_confirmed_point_is_compared_with_the_baseline_on_the_same_test_items(
     assert difference.mean == pytest.approx(found.mine - found.theirs)
     assert found.low < difference.mean < found.high < 0
     assert confirmed_gaps(seen, 0) == {}
-    assert confirmed_gaps(run, 31) == {}
+    assert set(confirmed_gaps(run, 31)) == {"latency_p50"}, "no answers are stored, speed is"
     record = next(r for r in seen.records if r.number == 31)
     assert "on the test split)" in headline(seen, record)
     words = confirmed_in_words(seen, 31)["accuracy"]
@@ -290,20 +302,12 @@ def test_front_json_holds_what_the_test_split_said(run, tmp_path):
     assert confirmed["seeds"] == 2
     assert confirmed["difference"]["n"] == 400
     assert confirmed["difference"]["low"] < confirmed["difference"]["mean"] < 0
-    assert confirmed["accuracy"]["n"] == 2
-
-
-def test_seeds_that_disagree_widen_the_confirmed_error(run):
-    rng = np.random.default_rng(0)
-    trial = next(r for r in run.records if r.number == 31)
-    repeats = [confirmation(trial, seed, rng) for seed in range(2)]
-    apart = []
-    for repeat, value in zip(repeats, (0.5, 0.9), strict=True):
-        figures = {"accuracy": Measurement(value, "fraction", "measured", 0.02, 400, "items")}
-        apart.append(replace(repeat, rungs=(replace(repeat.rungs[0], measurements=figures),)))
-    figure = confirmed_quality(replace(run, confirmations={31: tuple(apart)}), 31)["accuracy"]
-    assert figure.value == pytest.approx(0.7)
-    assert figure.stderr == pytest.approx(0.2)
+    accuracy, difference = confirmed["accuracy"]["value"], confirmed["difference"]["mean"]
+    baseline = seen.confirmations[0][0].value("accuracy")
+    assert difference == pytest.approx(accuracy - baseline)
+    low, high = confirmed["over_seeds"]["accuracy"]
+    assert low < high
+    assert accuracy in (low, high)
 
 
 def test_hypervolume_never_falls_and_stays_within_its_box(run):

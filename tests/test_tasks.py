@@ -99,6 +99,36 @@ def test_splits_that_are_given_are_kept(load: Load, tmp_path: Path) -> None:
     assert sizes["train"] + sizes["calibration"] + sizes["test"] == 40
 
 
+def test_given_splits_lose_the_texts_that_a_later_one_has_too(load: Load, tmp_path: Path) -> None:
+    rows = [{"split": "train", **row} for row in _reviews()]
+    rows += [{"split": "dev", **row} for row in _reviews()[:6]]
+    rows += [{"split": "test", **row} for row in _reviews()[4:10]]
+    task = load(TaskSpec(str(_csv(tmp_path / "r.csv", rows)), max_length=8))
+    texts = {split: set(map(bytes, items.input_ids)) for split, items in task.splits.items()}
+    assert sum(map(len, texts.values())) == len(set().union(*texts.values())) == 60
+    assert (len(texts["validation"]), len(texts["test"])) == (4, 6)
+    same = "have a text or group that"
+    assert task.notes == (
+        f"2 of 6 validation rows {same} test has too, and were left out",
+        f"10 of 60 train rows {same} validation or test has too, and were left out",
+    )
+
+
+def test_a_group_of_a_given_split_is_left_out_of_train(load: Load, tmp_path: Path) -> None:
+    rows = [{**row, "author": row["text"][0]} for row in _reviews(78)]
+    rows = [{"split": "test" if i < 3 else "train", **row} for i, row in enumerate(rows)]
+    task = load(TaskSpec(str(_csv(tmp_path / "r.csv", rows)), max_length=8, group="author"))
+    firsts = [set(items.input_ids[:, 1].tolist()) for items in task.splits.values()]
+    assert sum(len(first) for first in firsts) == len(set().union(*firsts))
+    assert task.notes[0].startswith("6 of 75 train rows")
+
+
+def test_a_split_that_lies_in_another_as_a_whole_is_refused(load: Load, tmp_path: Path) -> None:
+    rows = [{"split": s, **row} for s in ("train", "test") for row in _reviews()]
+    with pytest.raises(DataError, match=r"every one of the 60 train rows has a text .* test has"):
+        load(TaskSpec(str(_csv(tmp_path / "r.csv", rows))))
+
+
 def test_a_folder_of_split_files_reads_like_a_list_of_files(load: Load, tmp_path: Path) -> None:
     rows = _reviews()
     (tmp_path / "data").mkdir()
@@ -260,7 +290,7 @@ def test_unusable_tables_are_refused(
 
 def _given(**labels: str) -> list[dict[str, str]]:
     return [
-        {"split": split, "text": f"{word} {letter}", "label": letter}
+        {"split": split, "text": f"{word} {letter} {split}", "label": letter}
         for split, letters in labels.items()
         for letter in letters
         for word in ("good", "bad")
@@ -428,7 +458,8 @@ def test_the_measured_corpora_load(load: Load, bench_data: Path) -> None:
     trec = load(TaskSpec(str(bench_data / "text/trec6.csv.gz")))
     sizes = {split: len(items) for split, items in sst2.splits.items()}
     assert (sizes["validation"], sizes["test"]) == (872, 1821)
-    assert sizes["train"] + sizes["calibration"] == 6920
+    assert sst2.notes[0].startswith("3 of 6,920 train rows")
+    assert sizes["train"] + sizes["calibration"] == 6917
     assert len(trec.labels) == 6
     assert len(trec.splits["test"]) == 500
 

@@ -107,6 +107,14 @@ def test_the_budget_ends_the_session_after_three_repeats_at_least():
     assert len(timings.seconds) == 3
 
 
+def test_a_session_outlasts_its_budget_where_more_repeats_are_needed():
+    sleeper = Sleeper(usual=10.0)
+    patience = Patience(budget_s=1.0, least=20)
+    timings = time_runner(sleeper, BATCH, Workload(), patience=patience, clock=sleeper.clock)
+    assert len(timings.seconds) == 20
+    assert figures(timings, Workload())["latency_p95"].value == pytest.approx(10.0)
+
+
 def test_writing_is_split_into_first_token_and_the_others():
     sleeper = Sleeper(usual=0.3, per_token=0.02)
     workload = Workload(output_tokens=11)

@@ -288,7 +288,7 @@ def test_training_nothing_is_refused(bert: nn.Module):
 
 
 def test_a_batch_is_trimmed_only_where_padding_is_on_the_right():
-    from paretune.spaces.batching import trimmed
+    from paretune.spaces.task import trimmed
 
     ids = np.arange(8).reshape(2, 4)
     right = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
@@ -300,7 +300,8 @@ def test_a_batch_is_trimmed_only_where_padding_is_on_the_right():
 
 
 def test_trimming_does_not_change_answers(tiny_models: dict[str, Path]):
-    from paretune.spaces.batching import inputs_of, trimmed
+    from paretune.spaces.batching import inputs_of
+    from paretune.spaces.task import trimmed
 
     batch = next(TinyBench().batches("train", batch=8))
     for family in ("bert", "roberta", "distilbert", "gpt2", "llama", "qwen2"):

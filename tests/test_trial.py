@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from paretune.search import evidence, trial
 from paretune.search.records import Ask
 from paretune.search.stages import StageStore
 from paretune.search.study import Study
 from paretune.search.subject import load_material
 from paretune.search.trial import Laboratory, TrialWork
 from paretune.spaces.configuration import Choice, Configuration
+from paretune.spaces.runtimes import open_artifact
 
 FULL = Choice.of("full", learning_rate=1e-4)
 
@@ -58,6 +61,21 @@ def judged(laboratory: Laboratory, ask: Ask):
 
     blank = Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
     return laboratory.judge(ask, blank, silent)
+
+
+@pytest.mark.parametrize(
+    ("asks", "least"),
+    [
+        ({}, 3),
+        ({"objectives": ["accuracy", "latency_p95"]}, 20),
+        ({"constraints": ["latency_p95 <= 1 s"]}, 20),
+    ],
+)
+def test_a_tail_that_is_asked_for_gets_the_repeats_that_it_needs(
+    laboratory: Laboratory, asks: dict[str, list[str]], least: int
+):
+    study = Study.from_dict({**laboratory.study.to_json(), **asks})
+    assert replace(laboratory, study=study).gatherer(silent).patience.least == least
 
 
 def test_a_trial_has_figures_with_unit_source_and_spread(laboratory: Laboratory):
@@ -119,6 +137,41 @@ def test_a_confirmation_times_for_itself_where_siblings_share_a_timing(laborator
     assert one.files["timings"] == other.files["timings"]
     confirmed = Ask(5, configurations[0], rung=1, seed=0, purpose="confirm")
     assert judged(laboratory, confirmed).files["timings"] != one.files["timings"]
+
+
+def held(store: StageStore) -> bool:
+    """Somebody holds the host; of this process too, as each hold has a file of its own."""
+    with (store.root / "host" / "host.lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_models_are_opened_in_turn_with_measurements(laboratory: Laboratory, monkeypatch):
+    opened = []
+
+    def opening(artifact: Path, threads: int):
+        opened.append(held(laboratory.store))
+        return open_artifact(artifact, threads)
+
+    monkeypatch.setattr(evidence, "open_artifact", opening)
+    ask = Ask(6, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    graph, artifact, _ = laboratory.make(ask, 1, silent)
+    laboratory.gatherer(silent).gather(graph, artifact, (), "validation", 0.7, anew=7)
+    assert opened == [True] * 3
+    assert not held(laboratory.store)
+
+
+def test_a_worker_loads_in_turn_with_measurements(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
+    store, loaded = StageStore(tmp_path), []
+    monkeypatch.setattr(trial, "load_study", lambda path: None)
+    monkeypatch.setattr(trial, "load_material", lambda study, cache: loaded.append(held(store)))
+    Laboratory.of(tmp_path / "run")
+    assert loaded == [True]
+    assert not held(store)
 
 
 def test_a_deployed_model_does_not_carry_its_recipe(laboratory: Laboratory):

@@ -56,6 +56,7 @@ METRICS: Final = (
         "the larger of several Train steps.",
         source="arXiv 1602.05629",
         evaluate=training_payload_bytes,
+        follows="trainable_parameters",
     ),
     Metric(
         name="gradient_bytes",

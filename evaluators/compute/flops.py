@@ -15,20 +15,20 @@ from ..metric import Evidence, Metric
 
 CONVENTION: Final = "matrix products, 2 per multiply-accumulate, full attention square"
 WHERE: Final = ("batch", "prompt_tokens", "output_tokens")
+WITH_CACHE: Final = "with a cache, logits of the last position"
+WITHOUT_CACHE: Final = "the whole text anew for every token, logits of every position"
 
 
 def flops(evidence: Evidence) -> Measurement:
-    """FLOPs to answer one batch: the prompt, then every written token against a growing cache."""
-    total = workload_flops(evidence)
-    return _exact(total, evidence.conditions(*WHERE, convention=CONVENTION))
+    """FLOPs to answer one batch: the prompt, then every written token as the runtime writes it."""
+    return _exact(workload_flops(evidence), _where(evidence))
 
 
 def flops_per_token(evidence: Evidence) -> Measurement:
     """FLOPs to answer one batch, per token read or written."""
     workload = evidence.workload
     tokens = workload.batch * (workload.prompt_tokens + workload.output_tokens)
-    total = workload_flops(evidence)
-    return _exact(total / tokens, evidence.conditions(*WHERE, convention=CONVENTION))
+    return _exact(workload_flops(evidence) / tokens, _where(evidence))
 
 
 def training_flops(evidence: Evidence) -> Measurement:
@@ -45,15 +45,18 @@ def training_flops(evidence: Evidence) -> Measurement:
 def workload_flops(evidence: Evidence) -> int:
     """FLOPs of one batch of the workload.
 
-    Reading the prompt gives the first token; the k-th one after it attends to prompt + k positions.
+    Reading the prompt gives the first token; with a cache, the k-th one after it attends to
+    prompt + k positions. Without one, prompt + k positions are read anew, with logits of each.
     """
     profile, workload = evidence.paper.profile, evidence.workload
-    writes = workload.output_tokens > 0
-    total = forward_flops(profile, workload.batch, workload.prompt_tokens, last_only=writes)
-    for position in range(1, workload.output_tokens):
-        context = workload.prompt_tokens + position
-        total += decode_flops(profile, context, batch=workload.batch)
-    return total
+    batch, prompt = workload.batch, workload.prompt_tokens
+    if workload.output_tokens == 0:
+        return forward_flops(profile, batch, prompt)
+    lengths = range(prompt, prompt + workload.output_tokens)
+    if not _caches(evidence.paper):
+        return sum(forward_flops(profile, batch, tokens) for tokens in lengths)
+    first = forward_flops(profile, batch, prompt, last_only=True)
+    return first + sum(decode_flops(profile, context, batch=batch) for context in lengths[1:])
 
 
 def training_papers(evidence: Evidence) -> tuple[Paper, ...]:
@@ -61,6 +64,21 @@ def training_papers(evidence: Evidence) -> tuple[Paper, ...]:
     if evidence.training_papers is not None:
         return evidence.training_papers
     return (evidence.paper,)
+
+
+def _caches(paper: Paper) -> bool:
+    """Whether the paper's runtime writes with a cache, as is assumed where it has none yet."""
+    from ...spaces.runtimes import RUNTIMES
+
+    row = RUNTIMES.get(paper.runtime or "")
+    return row is None or row.caches
+
+
+def _where(evidence: Evidence) -> tuple[tuple[str, object], ...]:
+    facts = {"convention": CONVENTION}
+    if evidence.workload.output_tokens:
+        facts["writing"] = WITH_CACHE if _caches(evidence.paper) else WITHOUT_CACHE
+    return evidence.conditions(*WHERE, **facts)
 
 
 def _run_flops(paper: Paper, tokens: int) -> float:
@@ -99,6 +117,7 @@ METRICS: Final = (
         definition="FLOPs of one batch of the workload, per token read or written.",
         source="arXiv 2001.08361",
         evaluate=flops_per_token,
+        follows="flops",
     ),
     Metric(
         name="training_flops",

@@ -38,12 +38,14 @@ class Patience:
     Args:
         warmup: most repeats that are thrown away, at least one; fewer when they are steady.
         repeats: most repeats; fewer, but 20, when the median is known well enough.
-        budget_s: most seconds, warm-up included; three repeats are taken even so.
+        budget_s: most seconds, warm-up included.
+        least: repeats that are taken even so.
     """
 
     warmup: int = 10
     repeats: int = 200
     budget_s: float = 20.0
+    least: int = 3
 
 
 def time_runner(
@@ -73,7 +75,7 @@ def time_runner(
     seconds: list[float] = []
     prefill: list[float] = []
     while len(seconds) < patience.repeats:
-        if len(seconds) >= 3 and clock() - started > patience.budget_s:
+        if len(seconds) >= patience.least and clock() - started > patience.budget_s:
             break
         if len(seconds) >= LEAST and _tight(seconds):
             break

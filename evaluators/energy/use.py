@@ -124,5 +124,6 @@ METRICS: Final = (
         definition="Kilowatt-hours of all Train stages when they were made, at full draw; no PUE.",
         source="arXiv 1906.02243",
         evaluate=training_energy,
+        follows="training_time",
     ),
 )

@@ -95,6 +95,6 @@ METRICS: Final = (
         definition="Rent while the Train stages were made, also where another trial had paid them.",
         source="hours x rate",
         evaluate=training_cost,
-        follows="training_energy",
+        follows="training_time",
     ),
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import StepFailed, StorageFailed
 from ...spaces.steps import Runner
-from ...spaces.task import Batch, Items, TaskKind
+from ...spaces.task import Batch, Items, TaskKind, trimmed
 from ..metric import Predictions
 
 ORDER_SEED: Final = 20230729
@@ -56,13 +56,14 @@ def predict(
     share: float = 1.0,
     report: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """What a runner answers to a share of a split's items.
+    """What a runner answers to a share of a split's items, asked as a server would: no padding
+    beyond the longest of a batch.
 
     Args:
         runner: the deployed model.
         items: a split.
         task_kind: what is judged.
-        batch: most items asked together; the workload's batch does not matter here.
+        batch: most items asked together.
         share: of the items, in (0, 1].
         report: called with items done and items in all, after every batch.
 
@@ -75,7 +76,7 @@ def predict(
     parts, done = [], 0
     together = batch if classes else 1
     while done < len(numbers):
-        asked = _batch(items, numbers[done : done + together])
+        asked = trimmed(_batch(items, numbers[done : done + together]))
         logits = np.asarray(runner.logits(asked))
         if not np.isfinite(logits).all():
             raise StepFailed(

@@ -63,6 +63,7 @@ def encode(found: Examples, spec: TaskSpec, tokenizer_folder: Path, cache: Path)
         splits=splits,
         digest=_task_digest(found, spec.max_length, pad, splits),
         pad_token_id=pad,
+        notes=found.notes,
     )
 
 

@@ -41,7 +41,8 @@ class TaskSpec:
         text: text column, or two of them for sentence pairs; empty: `text`, else `sentence`.
         label: label column; None: `label`.
         group: rows that share this column's value never land in two splits; None: rows with the
-            same text never do.
+            same text never do. A given split keeps such rows, and those before it lose them; by
+            text only where there are labels.
         split: the column that names each row's split; None: `split`, where there is one.
         files: (split, path) pairs for data that lies in several files.
         shares: (split, share of the train rows in (0, 1)) for splits that the data does not bring.

@@ -23,29 +23,40 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """The four splits of a task, and the class names in the order of their ids."""
+    """The four splits of a task.
+
+    Args:
+        kind: what is judged.
+        labels: class names in the order of their ids.
+        splits: items by split.
+        notes: what was left out of the data, a sentence each.
+    """
 
     kind: TaskKind
     labels: tuple[str, ...]
     splits: Mapping[str, Sequence[Example]]
+    notes: tuple[str, ...] = ()
 
 
 def examples(rows: Rows, spec: TaskSpec) -> Examples:
     """The four splits that a spec asks for.
 
     A split that the data does not bring is carved out of train: a row goes where the hash of its
-    group (or text) and the seed sends it, so the outcome depends on neither order nor machine.
-    Items of a classification split stand in a pseudo-random order: a leading share of them is a
-    fair sample.
+    group (or text) and the seed sends it, so the outcome depends on neither order nor machine. Of
+    splits that it does bring, the earlier loses the rows that a later one has too. Items of a
+    classification split stand in a pseudo-random order: a leading share of them is a fair sample.
 
     Raises:
-        DataError: an unknown column, a row without text, an empty split, fewer than two classes,
-            or a label that train does not have.
+        DataError: an unknown column, a row without text, an empty split, one whose rows all are in
+            later ones too, fewer than two classes, or a label that train does not have.
     """
     columns = _Columns.of(rows, spec)
-    given = {split: [columns.example(row) for row in part] for split, part in rows.splits.items()}
-    splits = given if rows.whole else _carved(given, spec)
     kind: TaskKind = "language-modelling" if columns.label is None else "classification"
+    splits = {split: [columns.example(row) for row in part] for split, part in rows.splits.items()}
+    notes: list[str] = []
+    if not rows.whole:
+        splits, notes = _apart(splits, columns)
+        splits = _carved(splits, spec)
     if kind == "classification":
         splits = {split: _shuffled(part, spec.seed) for split, part in splits.items()}
         limits = dict(spec.limits)
@@ -54,7 +65,7 @@ def examples(rows: Rows, spec: TaskSpec) -> Examples:
     labels: tuple[str, ...] = ()
     if kind == "classification":
         labels, splits = _numbered(splits, rows)
-    return Examples(kind, labels, splits)
+    return Examples(kind, labels, splits, tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,14 @@ class _Columns:
         group = str(self._value(row, self.group)) if self.group else "\n".join(texts)
         return Example(texts, label, group)
 
+    def names(self, example: Example) -> set[tuple[str, str]]:
+        """What an example shares with no later split: its group, and its text where it has a label.
+
+        Lines of running text repeat, so without labels only a group column counts.
+        """
+        found = {("group", example.group)} if self.group else set()
+        return found | ({("text", _text(example))} if self.label else set())
+
     def _text(self, row: Row, column: str) -> str:
         text = self._value(row, column)
         if not isinstance(text, str):
@@ -106,6 +125,31 @@ class _Columns:
                 f"{self.origin}: a row lacks the column {column!r}; it has {', '.join(row)}"
             )
         return row[column]
+
+
+def _apart(
+    given: Mapping[str, Sequence[Example]], columns: _Columns
+) -> tuple[dict[str, list[Example]], list[str]]:
+    """Given splits without rows whose group, or text, a later one has too; what went, in words."""
+    kept: dict[str, list[Example]] = {}
+    notes: list[str] = []
+    seen: set[tuple[str, str]] = set()
+    for split in reversed([split for split in SPLITS if split in given]):
+        rows = [(example, columns.names(example)) for example in given[split]]
+        kept[split] = [example for example, names in rows if not names & seen]
+        lost, later = len(rows) - len(kept[split]), " or ".join(list(kept)[-2::-1])
+        seen.update(name for _, names in rows for name in names)
+        if lost and not kept[split]:
+            raise DataError(
+                f"{columns.origin}: every one of the {lost} {split} rows has a text or group that "
+                f"{later} has too; give splits that share none"
+            )
+        if lost:
+            notes.append(
+                f"{lost:,} of {len(rows):,} {split} rows have a text or group that {later} has "
+                "too, and were left out"
+            )
+    return kept, notes
 
 
 def _carved(given: Mapping[str, Sequence[Example]], spec: TaskSpec) -> dict[str, list[Example]]:
@@ -128,7 +172,11 @@ def _carved(given: Mapping[str, Sequence[Example]], spec: TaskSpec) -> dict[str,
 
 def _shuffled(part: Sequence[Example], seed: int) -> list[Example]:
     # A stable sort: equal texts keep the order in which they came.
-    return sorted(part, key=lambda example: place("\n".join(example.texts), seed + 1))
+    return sorted(part, key=lambda example: place(_text(example), seed + 1))
+
+
+def _text(example: Example) -> str:
+    return "\n".join(example.texts)
 
 
 def _refuse_empty(splits: Mapping[str, Sequence[Example]], origin: str) -> None:

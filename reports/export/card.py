@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ...evaluators.measurement import Measurement
 from ...spaces.configuration import Configuration
 from ...spaces.names import PROPER, SLOT_TITLES, choice_in_words
-from ..words import figure_in_words, title
+from ..words import figure_in_words, listed, range_in_words, title
 from .description import Description
 from .targets import target_of
 
@@ -82,14 +82,30 @@ def _figures(described: Description) -> str:
     rows = ["| figure | this trial | baseline | source |", "|---|---|---|---|"]
     rows += _rows("", described.figures, described.baseline)
     rows += _rows(", test split", described.test, described.baseline_test)
-    load = described.workload
+    load, where = described.workload, listed(_devices(described))
     said = (
         f"± is a 95 % interval. Quality is of the validation split, on which the trial was chosen"
         f"{', and of the test split, on which it was not' if described.test else ''}. Speed is of "
-        f"{load['batch']} x {load['prompt_tokens']} tokens on {load['threads']} thread(s) of "
-        f"{described.made_with['processor']}."
+        f"{load['batch']} x {load['prompt_tokens']} tokens on {load['threads']} thread(s)"
+        f"{f' of {where}' if where else ''}."
     )
-    return "\n".join([*rows, "", said])
+    return "\n".join([*rows, "", " ".join([said, *_trained_anew(described)])])
+
+
+def _devices(described: Description) -> list[str]:
+    """Where the search timed the trial and the baseline: not always the same, nor here."""
+    timed = [figures.get("latency_p50", {}) for figures in (described.figures, described.baseline)]
+    found = [figure.get("conditions", {}).get("device") for figure in timed]
+    return list(dict.fromkeys(device for device in found if device))
+
+
+def _trained_anew(described: Description) -> Iterator[str]:
+    for name, (low, high) in described.over_seeds.items():
+        edges = range_in_words(low, high, described.test[name]["unit"])
+        yield (
+            f"Trained under further seeds as well, {title(name)} on the test split was {edges}; "
+            "the model in this folder has the figure of the table."
+        )
 
 
 def _rows(where: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -115,6 +131,6 @@ def _proof(described: Description) -> str:
         f"{100 * found['agreement']:.4g} % of the answers are those of the searched model, "
         f"{quality} is {found[quality]:.4g} (searched: {found[f'searched_{quality}']:.4g}), "
         f"answers differ by at most {found['largest_difference']:.2g}; median latency was "
-        f"{found['latency_p50_ms']:.3g} ms, its files have {found['model_bytes']:,} bytes. "
-        "`paretune verify .` repeats this."
+        f"{found['latency_p50_ms']:.3g} ms on {described.made_with['processor']}, its files have "
+        f"{found['model_bytes']:,} bytes. `paretune verify .` repeats this."
     )

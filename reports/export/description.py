@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ class Description:
         configuration: as searched, JSON.
         runtime: that the trial ran on.
         kind: what it answers. labels: class names in the order of the outputs.
-        task: `name`, `max_length`, `digest`.
+        task: `name`, `max_length`, `digest`, `texts`: how many an item has, 2 for pairs.
         base: the given model: `id` as the study names it, `digest` of its files, and the study's
             `allow_pickle` and `trust_remote_code`; absent is false.
         workload: for which speed was and is measured.
@@ -41,10 +41,13 @@ class Description:
         remarks: where it differs from what was searched.
         figures, baseline: Measurements by metric, on the validation split, of the trial and of the
             run's baseline.
-        test, baseline_test: the same on the test split; empty where it was not confirmed.
+        test, baseline_test: the same on the test split, of the very models that the search judged;
+            empty where they were not confirmed.
         made_with: versions and processor of the proof before handing over.
         proved: figures of that proof.
         files: bytes and SHA-256 of every other file, by relative name.
+        over_seeds: lowest and highest figure of the test split by metric, where the trial was also
+            trained under further seeds.
     """
 
     format: str
@@ -68,6 +71,7 @@ class Description:
     made_with: Mapping[str, str]
     proved: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
+    over_seeds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:

@@ -23,7 +23,7 @@ from ...spaces.configuration import Choice, Configuration
 from ...spaces.lower import plain, walk
 from ...spaces.paper import Paper
 from ...spaces.runtimes import OFF, RUNTIMES, open_artifact
-from ..words import confirmed_quality
+from ..words import confirmed_quality, over_seeds
 from .card import shared_name, write_card
 from .compare import compared, shortfalls
 from .description import Description, write_description
@@ -215,6 +215,7 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
                 "name": shared_name(task.name),
                 "max_length": task.max_length,
                 "digest": task.digest,
+                "texts": max(1, len(study.task.spec().text)) if task.labels else 1,
             },
             base={
                 # An adapter needs its base; who has the whole model needs no path of this machine.
@@ -234,6 +235,7 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
             made_with=made_with(work.workload.threads),
             proved={},
             files={},
+            over_seeds=over_seeds(work.run, work.record.number),
         ),
     )
 

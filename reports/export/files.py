@@ -27,11 +27,20 @@ TOKENIZER: Final = (
 """What transformers' tokenizers read, by name; `*.model` are sentencepiece's."""
 
 
+INPUTS: Final = ("input_ids", "attention_mask")
+"""What a model is trained, judged and proved with: both texts of a pair are of segment 0."""
+
+
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copies the tokenizer's files as they are."""
+    """Copies the tokenizer's files, and has it return what the model was trained with alone."""
     for pattern in TOKENIZER:
         for path in sorted(source.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config["model_input_names"] = list(INPUTS)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def write_config(profile: Profile, task: Task, folder: Path, dtype: str = "float32") -> None:

@@ -77,7 +77,7 @@ def answered(proof: Proof, runner: Runner, kind: TaskKind) -> Proof:
     Raises:
         StepFailed: `diverged`, an answer is not finite.
     """
-    heard = _Overheard(runner, kind)
+    heard = _Overheard(runner, kind, proof.input_ids.shape[1])
     items = Items(
         proof.input_ids, proof.attention_mask, proof.labels, np.zeros(len(proof.items), np.int64)
     )
@@ -110,17 +110,20 @@ def load_proof(folder: Path) -> Proof:
 
 
 class _Overheard:
-    """A runner whose likeliest tokens are kept as they pass."""
+    """A runner whose likeliest tokens are kept as they pass, -1 where a batch had no text."""
 
-    def __init__(self, runner: Runner, kind: TaskKind) -> None:
+    def __init__(self, runner: Runner, kind: TaskKind, width: int) -> None:
         self._runner = runner
         self._kind = kind
+        self._width = width
         self.likeliest: list[np.ndarray] = []
 
     def logits(self, batch: Batch) -> np.ndarray:
         logits = self._runner.logits(batch)
         if self._kind == "language-modelling":
-            self.likeliest.append(logits.argmax(-1).astype(np.int32))
+            found = logits.argmax(-1).astype(np.int32)
+            rest = ((0, 0), (0, self._width - found.shape[1]))
+            self.likeliest.append(np.pad(found, rest, constant_values=-1))
         return logits
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:

@@ -12,7 +12,7 @@ AUTO: Final = {
 }
 """The transformers class that loads a model, by what it answers."""
 
-_ENCODE: Final = '"some text", return_token_type_ids=False, truncation=True, max_length={length}'
+_TEXTS: Final = ('"some text"', '"the text that goes with it"')
 
 
 def hf_usage(described: Description) -> str:
@@ -74,5 +74,5 @@ logits = open_artifact(Path("artifact")).logits(Batch(ids, mask, ids, ids[:, 0])
 
 
 def _encode(described: Description, *, many: bool = False) -> str:
-    text = _ENCODE.format(length=described.task["max_length"])
-    return text.replace('"some text"', '["some text"]') if many else text
+    texts = [f"[{text}]" if many else text for text in _TEXTS[: described.task["texts"]]]
+    return f"{', '.join(texts)}, truncation=True, max_length={described.task['max_length']}"

@@ -62,12 +62,9 @@
   const first = data.objectives.find((name) => metrics[name].resource !== "quality") ?? data.objectives[0] ?? names[0];
   const others = [...data.objectives, ...names].filter((name) => name !== first);
   const initial = {
-    x: first, y: others.find((name) => metrics[name].resource === "quality") ?? others[0] ?? first, lx: "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
+    x: first, y: others.find((name) => metrics[name].resource === "quality") ?? others[0] ?? first, lx: metrics[first]?.wide ? "1" : "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
     q: "", f: "", a: "", k: "objectives", by: "", d: "1",
   };
-  const finals = all.filter((i) => trials.state[i] === "final").map((i) => figures[first]?.value[i]).filter((number) => number !== null && number !== undefined);
-  // what spans more than a decade is one heap on a straight scale
-  initial.lx = finals.length && Math.min(...finals) > 0 && Math.max(...finals) / Math.min(...finals) > 10 ? "1" : "";
   initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y) ?? "";
   const state = { ...initial, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   for (const axis of ["x", "y"]) if (!metrics[state[axis]]) state[axis] = initial[axis];
@@ -458,7 +455,8 @@
     const text = apart === null ? "" : apart === 0 ? "same" : metrics[name].label === "%"
       ? `${signed((mine - theirs) / metrics[name].size)} points` : Math.abs(apart) >= 1 ? `${significant(mine / theirs, 2)} ×` : `${signed(100 * apart)} %`;
     const counts = apart !== null && Math.abs(mine - theirs) / metrics[name].size > Math.hypot(half(name, i), half(name, baseline));
-    const verdict = !counts ? "quiet" : (apart < 0) === (metrics[name].sign > 0) ? "better" : "worse";
+    const unpaired = !counts ? "quiet" : (apart < 0) === (metrics[name].sign > 0) ? "better" : "worse";
+    const verdict = (apart === null ? null : figures[name].verdict[i]) ?? unpaired;
     return el("tr", { title: note(name, i) }, el("th", { scope: "row" }, metrics[name].title, el("span", {}, source(name, i) || "not known")),
       el("td", { class: "number" }, inWords(name, i)), el("td", { class: `number change ${verdict}` }, text));
   }
@@ -467,7 +465,7 @@
   function tested(i) {
     const found = trials.test[trials.number[i]];
     if (!found) return null;
-    return el("p", { class: "note" }, `Test split: ${found.join("; ")}.`);
+    return el("p", { class: "note" }, `Confirmed: ${found.join("; ")}.`);
   }
 
   function stagesOf(i) {

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from ...evaluators.measurement import Measurement
+from ...search.against import gap
 from ...search.front import (
     all_trials,
     front_of,
@@ -26,6 +27,9 @@ from ...search.units import scale_of
 from ...spaces.names import PROPER, SLOT_TITLES, choice_in_words, in_short
 from ..history import growth
 from ..words import confirmed_in_words, title
+
+WIDE: Final = 10.0
+"""A ratio of figures from here on is one heap at the edge of a straight axis."""
 
 SOURCES: Final = ("exact", "measured", "modelled")
 
@@ -50,6 +54,8 @@ def payload(run: Run, recommended: int | None) -> dict[str, Any]:
     """
     texts, trials, names = Texts(), all_trials(run), stored_metrics(run)
     figures = {name: _figures(trials, name, texts) for name in names}
+    for name in names:
+        figures[name]["verdict"] = _verdicts(run, trials, name)
     return {
         "study": run.name,
         "titles": {**SLOT_TITLES, **PROPER},
@@ -81,6 +87,7 @@ def _metric(run: Run, name: str) -> dict[str, Any]:
         "size": scale.size,
         "label": scale.label,
         "sign": sign(run, name),
+        "wide": bool(found) and min(found) > 0 and max(found) / min(found) > WIDE,
         "resource": row["resource"],
     }
 
@@ -121,6 +128,15 @@ def _figures(trials: Sequence[Record], name: str, texts: Texts) -> dict[str, lis
         "source": [SOURCES.index(m.source) if m and m.source else None for m in found],
         "note": [texts.place(_note(m)) if m else None for m in found],
     }
+
+
+def _verdicts(run: Run, trials: Sequence[Record], name: str) -> list[str | None]:
+    """Against the baseline, item by item where that can be; None for trials beside the front."""
+    baseline, front = run.baseline, {record.number for record in front_of(run).records}
+    if baseline is None or baseline.state != "final":
+        return [None] * len(trials)
+    found = [gap(run, name, r, baseline) if r.number in front else None for r in trials]
+    return [one.verdict if one else None for one in found]
 
 
 def _note(figure: Measurement) -> str:

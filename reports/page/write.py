@@ -141,7 +141,7 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
     baseline = run.baseline
     found = gaps(run, record, baseline) if baseline and baseline is not record else []
     tested = confirmed_gaps(run, record.number)
-    # what the test split said stands first, as in the sentence; the search's own figure below it
+    # what confirmation said stands first, as in the sentence; the search's own figure below it
     rows = [
         _tested_row(run, tested[gap.metric][0], gap)
         if gap.metric in tested
@@ -169,13 +169,14 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
 
 def _test(run: Run, record: Record) -> str:
     told = confirmed_in_words(run, record.number)
-    return "; ".join(told[row.name] for row in run.objectives if row.name in told)
+    names = [*(row.name for row in run.objectives), "peak_memory"]
+    return "; ".join(told[name] for name in names if name in told)
 
 
 def _tested_row(run: Run, gap: Gap, searched: Gap) -> dict[str, Any]:
     unit = run.metrics[gap.metric]["unit"]
     return {
-        "title": f"{title(gap.metric)}, test split",
+        "title": f"{title(gap.metric)}, {'test split' if gap.paired else 'measured again'}",
         "mine": readable(gap.mine, unit),
         "theirs": readable(gap.theirs, unit),
         "difference": difference(run, gap),

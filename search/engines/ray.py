@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from ...errors import BadRequest, RunError
 from ..driver import Done, Source
 from ..events import Listener, ignore
+from ..stages import cache_root
 from .attempt import Work
 from .interrupts import interrupts
 from .local import INTERRUPTED
@@ -126,14 +127,14 @@ def _connect(ray: Any, cluster: Cluster) -> None:
 def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen: Listener) -> Done:
     from ray import tune
 
-    from .tune import DriverSearcher, SlotActor
+    from .tune import DriverSearcher, LostActors, SlotActor
 
     with (
         tempfile.TemporaryDirectory(prefix="paretune-ray-") as scratch,
         interrupts(listen) as interrupted,
     ):
         searcher = DriverSearcher(source, cluster.workers, listen, interrupted)
-        actor = tune.with_parameters(SlotActor, work=work, limits=limits)
+        actor = tune.with_parameters(SlotActor, work=work, limits=limits, variables=_variables())
         tuner = tune.Tuner(
             tune.with_resources(actor, dict(cluster.per_trial)),
             tune_config=tune.TuneConfig(
@@ -144,6 +145,7 @@ def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen:
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
+                callbacks=[LostActors(searcher)],
                 verbose=0,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
@@ -155,3 +157,9 @@ def _tune(source: Source, work: bytes, cluster: Cluster, limits: Limits, listen:
         if searcher.error is not None:
             raise searcher.error
         return searcher.done or INTERRUPTED
+
+
+def _variables() -> dict[str, str]:
+    """Ours of the environment, for actors: they inherit from their node, which has another."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("PARETUNE_")}
+    return {**ours, "PARETUNE_CACHE": str(cache_root().absolute())}

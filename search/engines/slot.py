@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from ctypes import Array, c_double
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,7 +24,8 @@ from typing import Final
 
 import psutil
 
-from ...errors import FailureKind, WorkFailed
+from ...errors import FailureKind, StorageFailed, WorkFailed
+from ...evaluators.waits import WAITS, Waits
 from ..events import Event
 from ..records import Ask, Record
 from .attempt import Work, attempt, failed
@@ -37,7 +39,7 @@ class Limits:
     """What one trial may use; None: no limit.
 
     Args:
-        seconds: wall time of one ask.
+        seconds: wall time of one ask, less what it waited for others.
         memory_bytes: resident memory of the worker and its children.
         threads: CPU threads of the numerical libraries.
     """
@@ -52,6 +54,7 @@ class _Job:
     ask: Ask
     prior: Record | None
     started: float
+    waited: float  # by the process, before this job
 
 
 class Slot:
@@ -68,6 +71,7 @@ class Slot:
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._job: _Job | None = None
+        self._waits = Waits()  # the process's
         self._served = False
 
     @property
@@ -86,7 +90,7 @@ class Slot:
         if self._process is None or not self._process.is_alive():
             self._start()
         assert self._connection is not None
-        self._job = _Job(ask, prior, time.time())
+        self._job = _Job(ask, prior, time.time(), self._waits.seconds())
         # if it died between two trials, `news` finds out
         with suppress(BrokenPipeError, ConnectionResetError):
             self._connection.send((ask, prior))
@@ -96,6 +100,7 @@ class Slot:
 
         Raises:
             WorkFailed: the process cannot start at all.
+            StorageFailed: it could not write; the ask stays unanswered.
         """
         job = self._job
         if job is None or self._connection is None or self._process is None:
@@ -103,6 +108,8 @@ class Slot:
         dead = not self._process.is_alive()  # before reading: its last words count
         for message in _messages(self._connection):
             self._served = True
+            if isinstance(message, StorageFailed):
+                raise message
             if isinstance(message, Record):
                 self._job = None
             if message is not None:
@@ -113,7 +120,7 @@ class Slot:
         if ending is not None:
             self.stop()
             self._job = None
-            yield failed(job.ask, job.prior, *ending, job.started)
+            yield failed(job.ask, job.prior, *ending, job.started, self._waited(job))
 
     def stop(self) -> None:
         """Kills the process and its children, now. An unanswered ask stays unanswered."""
@@ -127,12 +134,14 @@ class Slot:
         self.stop()
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, self._work), daemon=True)
+        cells = context.RawArray(c_double, 2)
+        process = context.Process(target=serve, args=(theirs, self._work, cells), daemon=True)
         variables = {name: str(self._limits.threads) for name in THREAD_VARIABLES}
         with _environment(variables), _importable_main():
             process.start()
         theirs.close()
         self._process, self._connection, self._served = process, ours, False
+        self._waits = Waits(cells)
 
     def _died(self) -> tuple[FailureKind, str]:
         assert self._process is not None
@@ -147,11 +156,14 @@ class Slot:
         how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         return "crashed", f"the worker process ended with {how}"
 
+    def _waited(self, job: _Job) -> float:
+        return self._waits.seconds() - job.waited
+
     def _exceeded(self, job: _Job) -> tuple[FailureKind, str] | None:
         assert self._process is not None
         limit = self._limits.seconds
-        if limit is not None and time.time() - job.started > limit:
-            return "timeout", f"not done after {limit:g} s; raise `trial.timeout`"
+        if limit is not None and time.time() - job.started - self._waited(job) > limit:
+            return "timeout", f"not done after {limit:g} s of its own; raise `trial.timeout`"
         memory = self._limits.memory_bytes
         used = resident_bytes(self._process.pid) if memory is not None else 0
         if memory is not None and used > memory:
@@ -161,13 +173,15 @@ class Slot:
         return None
 
 
-def serve(connection: Connection, work: bytes) -> None:
+def serve(connection: Connection, work: bytes, cells: Array[c_double]) -> None:
     """The worker process: answers asks until its parent is gone.
 
     Args:
         connection: to the parent; asks come in, events and records go out.
         work: pickled `Work`.
+        cells: where the parent reads what this process waits.
     """
+    WAITS.cells = cells
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, args=(os.getppid(),), daemon=True).start()
     todo: Work = pickle.loads(work)
@@ -181,7 +195,10 @@ def serve(connection: Connection, work: bytes) -> None:
         def report(what: str, done: int, total: int, number: int = ask.number) -> None:
             connection.send(Event("step", what, number, done, total))
 
-        connection.send(attempt(todo, ask, prior, report))
+        try:
+            connection.send(attempt(todo, ask, prior, report))
+        except StorageFailed as error:
+            connection.send(error)
 
 
 def resident_bytes(pid: int | None) -> int:
@@ -212,11 +229,11 @@ def _kill(process: BaseProcess) -> None:
     process.join()
 
 
-def _messages(connection: Connection) -> Iterator[Event | Record | None]:
+def _messages(connection: Connection) -> Iterator[Event | Record | StorageFailed | None]:
     try:
         while connection.poll():
             yield connection.recv()
-    except (EOFError, ConnectionResetError):
+    except (EOFError, OSError):  # OSError: it died in the middle of a message
         return
 
 

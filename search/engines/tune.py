@@ -6,11 +6,15 @@ Imports Ray; `ray.py` imports it when a cluster is used.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
-from ray.tune import Trainable
+from ray.tune import Callback, Trainable
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from ...errors import ParetuneError, WorkFailed
@@ -81,10 +85,18 @@ class DriverSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Passes the record on; an actor that died answers nothing."""
+        """Passes the record on; where an actor was lost, `LostActors` says why right after."""
+        if not error:
+            self._answered(trial_id, result or {})
+
+    def lost(self, trial_id: str, cause: str) -> None:
+        """Passes on that an actor died, or could not begin."""
+        self._answered(trial_id, {"lost": cause})
+
+    def _answered(self, trial_id: str, result: Mapping[str, Any]) -> None:
         ask, started = self._asks.pop(trial_id)
         try:
-            record = _record(result or {}, error, ask, self._source.prior(ask), started)
+            record = _record(result, ask, self._source.prior(ask), started)
             stored = self._source.tell(record)
         except ParetuneError as broken:
             self.error = self.error or broken
@@ -103,13 +115,38 @@ class DriverSearcher(Searcher):
         """Nothing: the study is the checkpoint."""
 
 
+class LostActors(Callback):
+    """Tells a searcher why actors were lost, which Ray says to callbacks alone."""
+
+    def __init__(self, searcher: DriverSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
+        """Passes on what was raised; Ray's own heading and colours are left out."""
+        said = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        plain = re.sub(r"\x1b\[\d*m", "", said.partition("\n")[2].strip())
+        self._searcher.lost(trial.trial_id, plain)
+
+
 class SlotActor(Trainable):
     """A slot on some node."""
 
     def setup(
-        self, config: dict[str, str], work: bytes = b"", limits: Limits | None = None
+        self,
+        config: dict[str, str],
+        work: bytes = b"",
+        limits: Limits | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        """Takes the work; the process starts with the first ask."""
+        """Takes the work; the process starts with the first ask.
+
+        Args:
+            config: the first ask. work, limits: of the slot.
+            variables: of the driver's environment; a node has its own.
+        """
+        os.environ.update(variables or {})
         self._slot = Slot(work, limits or Limits())
         self.reset_config(config)
 
@@ -126,7 +163,7 @@ class SlotActor(Trainable):
         while True:
             try:
                 news = list(self._slot.news())
-            except WorkFailed as error:
+            except WorkFailed as error:  # also a disk that takes nothing more
                 return {"broken": str(error), "answered": 0, "done": True}
             for message in news:
                 if isinstance(message, Record):
@@ -139,9 +176,7 @@ class SlotActor(Trainable):
         self._slot.stop()
 
 
-def _record(
-    result: Mapping[str, Any], lost: bool, ask: Ask, prior: Record | None, started: float
-) -> Record:
+def _record(result: Mapping[str, Any], ask: Ask, prior: Record | None, started: float) -> Record:
     """What an actor answered.
 
     Raises:
@@ -149,6 +184,7 @@ def _record(
     """
     if "broken" in result:
         raise WorkFailed(result["broken"])
-    if lost or "record" not in result:
-        return failed(ask, prior, "crashed", "the worker was lost", started)
+    if "record" not in result:
+        cause = result.get("lost") or "Ray does not say why"
+        return failed(ask, prior, "crashed", f"the worker was lost: {cause}", started)
     return Record.from_json(json.loads(result["record"]))

@@ -1,4 +1,4 @@
-"""The grey-box sampler: it sees what a candidate is, not which knobs were turned.
+"""The grey-box sampler: beside the knobs it sees what a candidate is.
 
 Candidates are drawn by running `suggest`, looked at on paper first (what is illegal or over a known
 limit never costs a trial), scored by Gaussian processes over their features, and the one that is

@@ -76,6 +76,7 @@ class Eager:
         "adapter": _FLOATS,
     }
     export_formats: ClassVar[frozenset[str]] = frozenset({"hf", "paretune"})
+    caches: ClassVar[bool] = True
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""

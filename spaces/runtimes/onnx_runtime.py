@@ -68,6 +68,7 @@ class OnnxRuntime:
     source: ClassVar[str] = "ONNX opset 23; com.microsoft.MatMulNBits for int4"
     holds: ClassVar[Mapping[Group, frozenset[str]]] = ONNX_HOLDS
     export_formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
+    caches: ClassVar[bool] = False
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""

@@ -22,10 +22,13 @@ class Runtime(Technique, Protocol):
     Attributes:
         holds: formats that each group may be stored in; a group left out holds fp32 only.
         export_formats: export targets this runtime's artifact is made for (`onnx`, ...).
+        caches: writing keeps keys and values, so that a further token costs one position; else the
+            whole text is read anew for every token, with logits of every position.
     """
 
     holds: ClassVar[Mapping[Group, frozenset[str]]]
     export_formats: ClassVar[frozenset[str]]
+    caches: ClassVar[bool]
 
     def payload_bytes(self, profile: Profile) -> int:
         """Bytes of all tensors that `deploy` will write, headers and graph apart; exact."""
