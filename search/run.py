@@ -29,6 +29,8 @@ FORMAT: Final = 1
 
 DAMAGED: Final = "it must hold `format`, `name` and `storage`; put it back from a copy of the run"
 
+NOT_BEGUN: Final = "died before it began; give its study to `paretune search` again"
+
 LOCAL_STORAGE: Final = "sqlite:///study.db"
 """The storage's URL as run.json writes it when the study lies in the run folder."""
 

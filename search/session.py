@@ -28,7 +28,7 @@ from .foresight import refuse_hopeless
 from .progress import follow
 from .records import Record
 from .rules import Knowledge
-from .run import Header, Run, read_about, read_run, write_json
+from .run import NOT_BEGUN, Header, Run, read_about, read_run, write_json
 from .stages import StageStore, cache_root
 from .storage import StudyStorage, guarded, move
 from .study import Study, load_study
@@ -99,6 +99,8 @@ def go_on(
         RunError: no run there, or another driver holds it.
     """
     read_about(folder)
+    if not (folder / "study.yaml").is_file():
+        raise RunError(f"{folder} {NOT_BEGUN}")
     if storage is not None:
         move(folder, storage)
     given = {"budget.trials": trials, "budget.minutes": minutes}

@@ -41,6 +41,7 @@ from .records import Record
 from .run import (
     FORMAT,
     LOCAL_STORAGE,
+    NOT_BEGUN,
     Header,
     read_about,
     storage_stamp,
@@ -343,7 +344,8 @@ def read_snapshot(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
         try:
             return _snapshot(disk, disk.get_study_id_from_name(about["name"]))
         except KeyError as error:
-            raise RunError(f"{url} holds no study {about['name']!r}") from error
+            said = f"{folder} {NOT_BEGUN}" if local else f"{url} holds no study {about['name']!r}"
+            raise RunError(said) from error
         finally:
             disk.remove_session()
             disk.engine.dispose()
@@ -506,7 +508,7 @@ def _constrain(
 def _snapshot(disk: RDBStorage, study_id: int) -> dict[str, Any]:
     attributes = disk.get_study_user_attrs(study_id)
     if "header" not in attributes:
-        raise RunError("this run died before it began; give it to `paretune search` again")
+        raise RunError(f"this run {NOT_BEGUN}")
     trials = disk.get_all_trials(study_id, deepcopy=False)
     repeats = _confirmations(attributes)
     return {

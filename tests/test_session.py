@@ -18,9 +18,9 @@ from paretune.errors import BadRequest, RunError, StudyError, WorkFailed
 from paretune.evaluators.energy import meters
 from paretune.search.adjust import adjusted
 from paretune.search.records import Ask, Record
-from paretune.search.run import read_run
+from paretune.search.run import LOCAL_STORAGE, read_run, write_json
 from paretune.search.session import go_on, start
-from paretune.search.storage import StudyStorage
+from paretune.search.storage import StudyStorage, connect
 from paretune.search.study import Study, load_study
 from paretune.spaces.configuration import Configuration
 
@@ -261,6 +261,20 @@ def test_a_baseline_that_failed_does_not_end_a_search_that_needs_none(
 
     done = searched(study, tmp_path / "run", first_fails)
     assert (done["baseline"], done["final"]) == ("failed", 4)
+
+
+def test_a_run_that_died_before_it_began_is_given_to_search_again(
+    study: dict[str, Any], tmp_path: Path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    name = Path(study["model"]).name
+    write_json(run / "run.json", {"format": 1, "name": name, "storage": LOCAL_STORAGE})
+    connect(run, LOCAL_STORAGE)
+    for look in (go_on, read_run):
+        with pytest.raises(RunError, match="died before it began; give its study to `paretune"):
+            look(run)
+    assert searched(study, run)["final"] == 4
 
 
 def test_a_sampler_with_one_fidelity_switches_rungs_off_and_says_so(

@@ -66,11 +66,16 @@ def finished(run: Path) -> dict[int, Any]:
     """Configuration and figures of every trial that the database holds as ended."""
     from paretune.search.run import read_run
 
-    if not (run / "run.json").is_file():
+    if not begun(run):
         return {}
     read = read_run(run)
     ended = [r for r in (*read.records, read.baseline) if r and r.state in ("final", "failed")]
     return {r.number: (r.configuration.digest, r.state, r.value("accuracy")) for r in ended}
+
+
+def begun(run: Path) -> bool:
+    """From here on a run is resumed; one that died before is given to `search` again."""
+    return (run / "study.yaml").is_file()
 
 
 def integrity(run: Path) -> str:
@@ -84,8 +89,7 @@ def test_twenty_kills_lose_no_finished_trial_and_repeat_none(study: Path, tmp_pa
     run, cache = tmp_path / "run", tmp_path / "cache"
     before: dict[int, Any] = {}
     for kill in range(KILLS):
-        first = not (run / "run.json").is_file()
-        words = ["search", str(study), "--run", str(run)] if first else ["resume", str(run)]
+        words = ["resume", str(run)] if begun(run) else ["search", str(study), "--run", str(run)]
         child = command(cache, *words)
         wait = rng.uniform(1.0, 25.0)
         deadline = time.monotonic() + wait
