@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..evaluators.devices.here import processor
 from ..evaluators.devices.table import DEFAULT_REGION, device_row, grid, pue
 from ..evaluators.host import HostLock
 from ..spaces.configuration import Configuration
-from ..spaces.lower import Graph, Subject, lower, walk
+from ..spaces.lower import Graph, Subject, lower, trainings, walk
 from ..spaces.paper import Paper, Workload
 from ..spaces.space import Space
 from .budget import Tariff, trainings_used
@@ -38,6 +38,14 @@ PATIENCE_SECONDS: Final = 60.0
 """Longest wait of a driver for a measurement: nobody but the driver ends one that hangs."""
 
 
+class Look(NamedTuple):
+    """What one configuration is on paper; a paper and trainings only where it is legal."""
+
+    paper: Paper | None
+    objections: tuple[str, ...]
+    trainings: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Lookup:
     """What is known of configurations on paper, looked up once each.
@@ -47,16 +55,15 @@ class Lookup:
     """
 
     subject: Subject
-    _papers: dict[str, tuple[Paper | None, tuple[str, ...]]] = field(default_factory=dict)
-    _trainings: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    _looks: dict[str, Look] = field(default_factory=dict)
 
     def paper(self, configuration: Configuration) -> Paper | None:
         """The candidate on paper, None where it is illegal."""
-        return self._walked(configuration)[0]
+        return self._look(configuration).paper
 
     def objections(self, configuration: Configuration) -> tuple[str, ...]:
         """Why it is illegal; empty: it is legal."""
-        return self._walked(configuration)[1]
+        return self._look(configuration).objections
 
     def graph(self, configuration: Configuration) -> Graph:
         """The graph at full fidelity; only of legal configurations."""
@@ -64,24 +71,23 @@ class Lookup:
 
     def trainings(self, configuration: Configuration) -> Sequence[str]:
         """Names of the long trainings that it rests on; none where it is illegal."""
-        if self.objections(configuration):
-            return ()
-        key = configuration.digest
-        if key not in self._trainings:
-            self._trainings[key] = self.graph(configuration).trainings
-        return self._trainings[key]
+        return self._look(configuration).trainings
 
     def trains(self, configuration: Configuration) -> bool:
         """Gradients flow somewhere in it."""
         return any(node.trains for node in self.graph(configuration))
 
-    def _walked(self, configuration: Configuration) -> tuple[Paper | None, tuple[str, ...]]:
+    def _look(self, configuration: Configuration) -> Look:
         key = configuration.digest
-        if key not in self._papers:
+        if key not in self._looks:
             path = walk(configuration, self.subject)
-            paper = None if path.objections else path.paper
-            self._papers[key] = (paper, path.objections)
-        return self._papers[key]
+            legal = not path.objections
+            self._looks[key] = Look(
+                path.paper if legal else None,
+                path.objections,
+                trainings(path, self.subject) if legal else (),
+            )
+        return self._looks[key]
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,33 @@ def lower(configuration: Configuration, subject: Subject, rung: int | None = Non
     path = walk(configuration, subject)
     if path.objections:
         raise StepFailed("illegal", "; ".join(path.objections))
-    return Graph(tuple(_nodes(path, subject, len(subject.rungs) - 1 if rung is None else rung)))
+    return Graph(tuple(_nodes(path, subject, _top(subject) if rung is None else rung)))
+
+
+def trainings(path: Walk, subject: Subject) -> tuple[str, ...]:
+    """Names of the long trainings that a legal configuration rests on, as its graph has them.
+
+    Nothing behind the last of them is named: a search asks this of every candidate it looks at.
+    """
+    long = [i for i, move in enumerate(path.moves) if _is_long(move)]
+    nodes = _nodes(Walk(path.moves[: long[-1] + 1 if long else 0], ()), subject, _top(subject))
+    learns = [move.before.recipe.teacher for move in path.moves if _trains(move)]
+    taught = BASELINE_TEACHER in learns
+    needed = [*nodes, *(subject.teacher if taught else ())]
+    return tuple(dict.fromkeys(node.training for node in needed if node.training))
+
+
+def _trains(move: Move) -> bool:
+    return kind_of(type(move.step)) == "train"
+
+
+def _is_long(move: Move) -> bool:
+    # Short recoveries are not counted as trainings: the budget bounds what costs minutes.
+    return _trains(move) and move.step.phase < Phase.RECOVERY_TRAIN
+
+
+def _top(subject: Subject) -> int:
+    return len(subject.rungs) - 1
 
 
 def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
@@ -235,7 +261,7 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
                 nodes = list({node.key: node for node in [*made, *nodes]}.values())
                 extra = (made[-1].key,)
                 move = _with_teacher(move, made[-1].key)
-            name = _training_name(move, (*inputs, *extra), subject)
+            name = _key(move, (*inputs, *extra), subject) if _is_long(move) else None
             shares = subject.rungs[rung if trained else 0 : rung + 1]
             steps = (math.ceil(share * move.before.recipe.total_steps) for share in shares)
             for until in dict.fromkeys(steps):  # two rungs of as many steps are one stage
@@ -253,11 +279,6 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
 def _same(one: Node, other: Node) -> bool:
     """Both are rungs of one training."""
     return (one.training, one.step, one.before) == (other.training, other.step, other.before)
-
-
-def _training_name(move: Move, origin: tuple[Key, ...], subject: Subject) -> str | None:
-    # Short recoveries are not counted as trainings: the budget bounds what costs minutes.
-    return _key(move, origin, subject) if move.step.phase < Phase.RECOVERY_TRAIN else None
 
 
 def _with_teacher(move: Move, key: Key) -> Move:

@@ -9,10 +9,11 @@ import pytest
 from paretune.errors import StepFailed
 from paretune.spaces.configuration import Choice, Configuration
 from paretune.spaces.load import Load
-from paretune.spaces.lower import Graph, Subject, lower, plain, walk
+from paretune.spaces.lower import Graph, Subject, lower, plain, trainings, walk
 from paretune.spaces.models import inspect_model, profile_of
 from paretune.spaces.recipe import Recipe
 from paretune.spaces.slots import slots
+from paretune.spaces.space import Space
 
 FULL = Choice.of("full", learning_rate=1e-4)
 
@@ -128,6 +129,16 @@ def test_a_training_is_counted_once_at_every_rung_and_a_teacher_is_not(subject: 
     fine = graph.trained[0]
     assert fine.before.profile.adapters
     assert fine.until_step == [2, 8][rung]
+
+
+def test_trainings_are_named_without_lowering_as_the_graph_names_them(subject: Subject):
+    drawn = Space.of({slot: {} for slot in slots()}, subject.paper).sample(300, 0)
+    legal = [(c, path) for c in drawn if not (path := walk(c, subject)).objections]
+    assert len(legal) > 50
+    for configuration, path in legal:
+        named = trainings(path, subject)
+        assert set(named) == set(lower(configuration, subject).trainings)
+    assert any(c.get("recovery") and c.get("finetuning") for c, _ in legal)
 
 
 def test_a_later_training_is_one_node_at_every_rung(subject: Subject):

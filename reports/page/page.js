@@ -426,7 +426,7 @@
     }, el("td", {}, String(trials.number[i])), el("td", { class: "short" }, trials.short[i]), el("td", {}, el("span", { class: "tag" }, label(i))),
     columns.map((name) => cell(name, i)), el("td", { class: "number" }, seconds(trials.seconds[i])));
     document.querySelector("#trials tbody").replaceChildren(...found.slice(0, rows).map(row));
-    $("count").textContent = `${found.length} of ${all.length} shown, ${front.length} on the front. Paused trials show figures of a lower fidelity.`;
+    $("count").textContent = `${found.length} of ${all.length} shown, ${front.length} on the front.${trials.state.includes("paused") ? " Paused trials show figures of a lower fidelity." : ""}`;
     $("more").hidden = found.length <= rows;
     $("more").textContent = `Show all ${found.length}`;
     markRow();
