@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -48,7 +48,9 @@ from .run import (
     write_json,
     write_snapshot,
 )
-from .study import MAY_CHANGE
+
+MAY_CHANGE: Final = frozenset({"budget", "confirm", "engine", "trial"})
+"""Sections of the study that a resumed run may change; all else makes it another study."""
 
 
 @dataclass(frozen=True)

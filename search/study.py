@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -28,9 +28,6 @@ from .study_sections import (
     WorkloadSection,
 )
 from .study_yaml import Document, Problem, Way, read_study_file, write_yaml
-
-MAY_CHANGE: Final = frozenset({"budget", "confirm", "engine", "trial"})
-"""Sections that a resumed run may change; all else makes it another study."""
 
 
 class Study(Section):
