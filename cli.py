@@ -310,10 +310,15 @@ def schema() -> None:
 
 def _report(done: Mapping[str, Any], folder: Path, json_: bool, quiet: bool) -> None:
     from .reports.page import write_page
+    from .search.front import front_of
     from .search.run import read_run
+    from .search.select import recommendation
 
-    write_page(read_run(folder), folder / "report.html")
-    _print({**done, "report": str(folder / "report.html")}, json_)
+    read = read_run(folder)
+    write_page(read, folder / "report.html")
+    chosen, _ = recommendation(read)
+    found = {"front": len(front_of(read).records), "recommended": chosen.number if chosen else None}
+    _print({**done, **found, "report": str(folder / "report.html")}, json_)
     if done["under_way"]:
         numbers = ", ".join(map(str, done["under_way"]))
         _say(f"stopped at once; `paretune resume {folder}` makes trial {numbers} again")

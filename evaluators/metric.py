@@ -126,6 +126,7 @@ class Evidence:
     Args:
         paper: as deployed.
         files: bytes of every file that the runner needs, by path in the artifact.
+        teacher_papers: the same for the trainings of teachers.
         training_papers: the paper in front of each Train step, in order; None: only `paper`'s own
             recipe is known.
         settings: what the study says about the surroundings, else defaults: `region` (a row of the
@@ -143,6 +144,7 @@ class Evidence:
     stages: tuple[StageCost, ...] | None = None
     settings: Mapping[str, Any] | None = None
     training_papers: tuple[Paper, ...] | None = None
+    teacher_papers: tuple[Paper, ...] = ()
 
     def setting(self, name: str, default: Any = None) -> Any:
         """A setting, or its default where the study says nothing."""

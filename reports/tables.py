@@ -12,8 +12,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..search.against import confirmed_gaps, repeats
-from ..search.front import Front, all_trials, disturbed, front_of, limits_broken, stored_metrics
+from ..search.against import broken_when_confirmed, confirmed_gaps, repeats
+from ..search.front import (
+    Front,
+    all_trials,
+    disturbed,
+    front_of,
+    limits_broken,
+    stored_metrics,
+    written_limits,
+)
 from ..search.records import Record
 from ..search.run import Run
 from ..search.select import Selection, recommendation
@@ -264,6 +272,9 @@ def _marks(run: Run, record: Record, front: Front, recommended: int | None) -> l
         "beaten": record not in front.records,
         "knee": record.number == front.knee != recommended,
         "tested": record.number in run.confirmations,
+        "breaks a limit as tested": bool(
+            broken_when_confirmed(run, record.number, written_limits(run))
+        ),
     }
     return [mark for mark, holds in marks.items() if holds]
 

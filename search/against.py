@@ -7,6 +7,7 @@ which is too careful: a difference that counts here counts there too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -15,6 +16,8 @@ from ..evaluators.catalogue import metrics
 from ..evaluators.measurement import Measurement
 from ..evaluators.quality.paired import Difference, paired_difference
 from ..evaluators.quality.predictions import load_predictions
+from .front import values
+from .limits import Limit
 from .records import Record
 from .run import ObjectiveRow, Run
 
@@ -126,6 +129,23 @@ def own_repeat(run: Run, number: int) -> Record | None:
     trials = (*((run.baseline,) if run.baseline else ()), *run.records)
     seed = next((trial.seed for trial in trials if trial.number == number), None)
     return next((repeat for repeat in repeats(run, number) if repeat.seed == seed), None)
+
+
+def broken_when_confirmed(run: Run, number: int, limits: Sequence[Limit]) -> tuple[str, ...]:
+    """Limits that a trial kept in the search and does not keep as it was confirmed, as written.
+
+    Those that lean on the baseline are filled in with the baseline's confirmed figures.
+
+    Args:
+        limits: as parsed, open where they lean on the baseline.
+    """
+    mine = own_repeat(run, number)
+    other = None if run.baseline is None else own_repeat(run, run.baseline.number)
+    if mine is None:
+        return ()
+    figures, theirs = values(mine), values(other) if other else {}
+    known = [limit.resolve(theirs) for limit in limits if limit.metric in figures]
+    return tuple(x.text for x in known if not x.open and not x.satisfied(figures))
 
 
 def repeats(run: Run, number: int) -> list[Record]:

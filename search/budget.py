@@ -112,7 +112,7 @@ class Budget:
     def full(self, spent: Spent) -> str | None:
         """Why no further configuration may become a trial; None: one may."""
         if self.trials is not None and spent.trials >= self.trials:
-            return f"all {self.trials} trials of the budget are asked"
+            return f"all {self.trials} trials of the budget were begun"
         return None
 
 

@@ -28,7 +28,7 @@ class Event:
         number: the trial, None where it is about the search.
         done, total: progress of a step; 0 of 0 where it cannot be told.
         at: unix time.
-        seed: of the work that is `asked` or `told`.
+        seed: of the work that is `asked` or `told`. rung: of the work that is `asked`.
     """
 
     kind: Kind
@@ -38,6 +38,7 @@ class Event:
     total: int = 0
     at: float = field(default_factory=time.time)
     seed: int | None = None
+    rung: int | None = None
 
 
 Listener = Callable[[Event], None]

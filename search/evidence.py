@@ -104,6 +104,7 @@ class Gatherer:
             stages=stages,
             settings={**self.settings, "item_tokens": self.task.max_length},
             training_papers=tuple(node.before for node in graph.trained),
+            teacher_papers=tuple(node.before for node in graph.taught),
         )
         return evidence, files
 

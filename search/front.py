@@ -155,9 +155,14 @@ def sign(run: Run, metric: str) -> float:
 
 def limits(run: Run) -> tuple[Limit, ...]:
     """The run's limits, filled in with the baseline's figures where these are known."""
-    units = {name: row["unit"] for name, row in run.metrics.items()}
     figures = values(run.baseline) if run.baseline else {}
-    return tuple(parse_limit(text, units).resolve(figures) for text in run.constraints)
+    return tuple(limit.resolve(figures) for limit in written_limits(run))
+
+
+def written_limits(run: Run) -> tuple[Limit, ...]:
+    """The run's limits as its study wrote them: open where they lean on the baseline."""
+    units = {name: row["unit"] for name, row in run.metrics.items()}
+    return tuple(parse_limit(text, units) for text in run.constraints)
 
 
 def limits_broken(run: Run, within: Sequence[Limit] | None = None) -> dict[int, tuple[str, ...]]:

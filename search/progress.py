@@ -152,11 +152,16 @@ class _Lines:
         repeat = self.purposes.get(number) == "confirm"
         name = f"trial {number}" + (f", test split, seed {event.seed}," if repeat else "")
         if event.kind == "asked":
-            baseline = trial.purpose == "baseline"
-            return f"{name} begins: {'the baseline' if baseline else in_short(trial.configuration)}"
+            what = "the baseline" if trial.purpose == "baseline" else in_short(trial.configuration)
+            return f"{name} begins: {what}{self._share(event) if event.text == 'search' else ''}"
         self.doing.pop(number, None)
         record = self._repeat(event) if repeat else trial
         return f"{name} {event.text}{_figures(self.knowledge, record) if record else ''}"
+
+    def _share(self, event: Event) -> str:
+        """At which share of full fidelity, where a study has several."""
+        rungs = self.knowledge.study.fidelity.rungs
+        return f", rung {rungs[event.rung or 0]:.0%}" if len(rungs) > 1 else ""
 
     def _repeat(self, event: Event) -> Record | None:
         made = self.knowledge.storage.confirmations.get(event.number or 0, ())

@@ -29,6 +29,7 @@ from .rules import Lookup, tariff
 from .stages import StageStore, cache_root
 from .study import Study
 from .subject import load_material
+from .units import readable
 
 SAMPLE: Final = 200
 REACHED: Final = (0.15, 0.6)
@@ -87,14 +88,15 @@ def quote(study: Study) -> dict[str, Any]:
     items = len(material.task.splits["validation"])
     flops += trials * forward_flops(subject.profile, items, tokens)
     rate = matrix_rate(study.workload.threads)
+    at_once = _at_once(study)
     hours = [
-        (flops / (rate * share) + trials * judging) / study.engine.workers / 3600
+        (flops / (rate * share) + trials * judging) / at_once / 3600
         for share, judging in zip(reversed(REACHED), JUDGING_SECONDS, strict=True)
     ]
     if study.budget.minutes is not None:
         hours = [min(value, study.budget.minutes / 60) for value in hours]
     rates = tariff(study)
-    kwh = [energy(h * study.engine.workers, rates).value for h in hours]
+    kwh = [energy(h * at_once, rates).value for h in hours]
     return {
         "trials": trials,
         "trainings": trainings,
@@ -111,16 +113,22 @@ def quote(study: Study) -> dict[str, Any]:
 def in_words(figures: Mapping[str, Any]) -> dict[str, Any]:
     """A quote as a person reads it: its ranges in words, adjustments where there are any.
 
-    >>> in_words({"trials": 4, "hours": [0.5, 2.0], "adjusted": []})
-    {'trials': 4, 'hours': '0.5 to 2'}
+    >>> in_words({"trials": 4, "hours": [0.5, 2.0], "disk_gb": [1.0, 3.0], "adjusted": []})
+    {'trials': 4, 'hours': '30.0 min to 2.00 h', 'disk_gb': '1 to 3'}
     """
     words = {"adjusted": "; ".join(figures["adjusted"])} if figures.get("adjusted") else {}
     ranges = {
-        name: f"{value[0]:g} to {value[1]:g}" if isinstance(value, list) else value
+        name: _in_words(name, *value) if isinstance(value, list) else value
         for name, value in figures.items()
         if name != "adjusted"
     }
     return {**ranges, **words}
+
+
+def _in_words(name: str, low: float, high: float) -> str:
+    if name == "hours":
+        return f"{readable(low, 'hour')} to {readable(high, 'hour')}"
+    return f"{low:g} to {high:g}"
 
 
 def matrix_rate(threads: int, seconds: float = 0.4, size: int = 512) -> float:
@@ -133,6 +141,14 @@ def matrix_rate(threads: int, seconds: float = 0.4, size: int = 512) -> float:
         check=True,
     )
     return float(done.stdout)
+
+
+def _at_once(study: Study) -> int:
+    """Workers that run at once: on this machine, no more than it has cores for."""
+    workers = study.engine.workers
+    if study.engine.kind == "ray":
+        return workers
+    return min(workers, max(1, (os.cpu_count() or 1) // study.workload.threads))
 
 
 def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, trials: int) -> int:

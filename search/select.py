@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from ..errors import BadRequest, StudyError, UnknownName
-from .against import Gap, confirmed_gaps, gap
-from .front import Front, front_of, judge, values
+from .against import Gap, broken_when_confirmed, confirmed_gaps, gap
+from .front import Front, front_of, judge, values, written_limits
 from .limits import Limit, parse_limit
 from .pareto import scaled
 from .records import Record
@@ -73,7 +73,8 @@ def select(
     for name in [*names, *([prefer] if prefer else [])]:
         if name not in run.metrics:
             raise UnknownName("metric", name, run.metrics)
-    limits = _limits(run, where)
+    asked = _limits(run, where)
+    limits = _resolved(run, asked)
     needed = list(dict.fromkeys([*names, *([prefer] if prefer else [])]))
     _refuse_nothing_kept(run, limits, needed)
     front = front_of(run, needed, limits)
@@ -87,7 +88,8 @@ def select(
     return Selection(
         number=chosen.number,
         record=chosen,
-        sentence=_sentence(run, chosen, found, limits, kept, prefer),
+        sentence=_sentence(run, chosen, found, limits, kept, prefer)
+        + _warning(broken_when_confirmed(run, chosen.number, asked)),
         limits=limits,
         comparisons=found,
         kept=kept,
@@ -151,19 +153,22 @@ def best_first(front: Front, prefer: str | None = None) -> list[Record]:
 
 
 def _limits(run: Run, where: Sequence[str]) -> tuple[Limit, ...]:
+    """Limits that apply, still open where they lean on the baseline."""
     units = {name: facts["unit"] for name, facts in run.metrics.items()}
-    baseline = values(run.baseline) if run.baseline else {}
     wished = [parse_limit(text, units) for text in where]
-    own = [parse_limit(text, units) for text in run.constraints]
     replaced = {_side(limit) for limit in wished}
-    kept = [limit for limit in own if _side(limit) not in replaced]
-    for limit in (limits := tuple(limit.resolve(baseline) for limit in [*kept, *wished])):
+    return (*(limit for limit in written_limits(run) if _side(limit) not in replaced), *wished)
+
+
+def _resolved(run: Run, limits: Sequence[Limit]) -> tuple[Limit, ...]:
+    baseline = values(run.baseline) if run.baseline else {}
+    for limit in (found := tuple(limit.resolve(baseline) for limit in limits)):
         if limit.open:
             raise StudyError(
                 f"{limit.text!r} needs the baseline's {limit.metric}, which this run does not "
                 "hold; write the number instead"
             )
-    return limits
+    return found
 
 
 def _side(limit: Limit) -> tuple[str, str]:
@@ -224,6 +229,10 @@ def _sentence(
     timed = _listed(run, [one for one, by_item in again if not by_item])
     seen += f" Measured again: {timed}." if timed else ""
     return f"{start}; against the baseline: {_listed(run, comparisons)}.{seen}"
+
+
+def _warning(broken: Sequence[str]) -> str:
+    return f" As confirmed it does not keep {' and '.join(broken)}." if broken else ""
 
 
 def _listed(run: Run, found: Sequence[Gap]) -> str:

@@ -6,6 +6,7 @@ front is confirmed on the test split, and the run is closed in good order, whate
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -18,6 +19,7 @@ from ..evaluators.environment import environment
 from ..spaces.configuration import Configuration
 from ..spaces.space import Space
 from .adjust import adjusted
+from .against import Z95
 from .confirm import Confirmer, confirmations
 from .driver import Done, Driver, Source
 from .engines.attempt import Work
@@ -63,7 +65,7 @@ def start(
     store = StageStore(cache_root())
     store.sweep()
     material = load_material(study, store.root / "data")
-    words += material.task.notes
+    words += [_data_in_words(material), *material.task.notes]
     space = Space.of(study.space, material.subject.paper)
     refuse_hopeless(study, material, space, judged=evaluate is not None)
     if study.engine.kind == "ray" and evaluate is None:
@@ -161,6 +163,9 @@ def _search(
             driver.end()
             if evaluate is None:
                 wanted = confirmations(knowledge)
+                if wanted:
+                    text = f"confirming the front: {len(wanted)} repeats on the test split"
+                    listen(Event("message", text))
                 confirmer = Confirmer(storage, wanted, len(study.fidelity.rungs) - 1)
                 stopped = _run(confirmer, work, study, listen, here=False)
                 ended = stopped if stopped is INTERRUPTED else ended
@@ -215,6 +220,20 @@ def _describe(storage: StudyStorage, study: Study) -> None:
         part.write_text(study.dump_yaml(), encoding="utf-8")
         part.replace(storage.folder / "study.yaml")
         write_json(storage.folder / "environment.json", environment(study.settings.device))
+
+
+def _data_in_words(material: Material) -> str:
+    """How many items there are, and what they can tell apart."""
+    task = material.task
+    sizes = ", ".join(f"{len(items):,} {name}" for name, items in task.splits.items())
+    if not task.labels:
+        return f"data: {sizes}"
+    # the widest interval of a share, at one half
+    half = 100 * Z95 * 0.5 / math.sqrt(max(len(task.splits["validation"]), 1))
+    return (
+        f"data: {sizes}; {len(task.labels)} classes; accuracy on validation is known to "
+        f"± {half:.1f} points"
+    )
 
 
 def _refuse_other_judge(storage: StudyStorage, evaluate: Evaluate | None) -> None:

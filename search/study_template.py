@@ -24,7 +24,7 @@ workload:               # the use for which speed and memory are judged
   threads: 1
 
 objectives: [{quality}, latency_p50, model_bytes]
-# constraints: ["model_bytes <= 40 MB", "{quality} {bound}"]
+constraints: ["{quality} {bound}"]    # more such as "model_bytes <= 40 MB"
 
 space:                  # a slot that is left out stays as it is
   finetuning: {{methods: [full, lora, head]}}

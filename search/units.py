@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
 SI: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
@@ -98,8 +99,8 @@ def with_spread(value: float, half: float | None, scale: Scale) -> str:
 def significant(number: float, digits: int = 3) -> str:
     """A number to so many significant digits, without exponent between 10^-4 and 10^6.
 
-    >>> significant(1234.5), significant(0.012345), significant(2e9)
-    ('1,234', '0.0123', '2e+09')
+    >>> significant(1234.5), significant(0.012345), significant(54.25), significant(2e9)
+    ('1,235', '0.0123', '54.3', '2e+09')
     """
     size = abs(number)
     if size and not 1e-4 <= size < 1e6:
@@ -107,4 +108,5 @@ def significant(number: float, digits: int = 3) -> str:
     if not size:
         return "0"
     decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-    return f"{number:,.{decimals}f}"
+    # half away from 0, as a person and the page's script round; Python rounds half to even
+    return f"{Decimal(number).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP):,}"

@@ -165,6 +165,13 @@ class Graph:
         ends = [n for after, n in pairwise(line) if n.trains and not _same(n, after)]
         return tuple(reversed(ends))
 
+    @property
+    def taught(self) -> tuple[Node, ...]:
+        """The last node of each training of a teacher, which the candidate's own rest on."""
+        own = {node.training for node in self.trained} - {None}
+        last = {n.training: n for n in self.nodes if n.training and n.training not in own}
+        return tuple(last.values())
+
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 

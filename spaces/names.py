@@ -45,7 +45,9 @@ def _method(name: str) -> str:
 
 def _short(choice: Choice) -> str:
     told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
-    return " ".join([_method(choice.method), *(_setting(value) for value in told)])
+    tables = dict(choice.settings).get("embeddings", choice.method)
+    apart = [] if tables == choice.method else [f"(embeddings {tables})"]
+    return " ".join([_method(choice.method), *(_setting(value) for value in told), *apart])
 
 
 def _knob(name: str, value: Any) -> str:

@@ -99,6 +99,9 @@ class MemoryBench:
             rows = order[start : start + batch]
             yield Batch(*(part[rows] for part in vars(items).values()))
 
+    def progress(self, done: int, total: int) -> None:
+        """Nobody looks."""
+
     def training_turn(self) -> None:
         """Nobody waits here."""
 

@@ -66,6 +66,10 @@ class Bench(Protocol):
         """Called by Train between two optimiser steps: yields the host to a waiting measurement."""
         ...
 
+    def progress(self, done: int, total: int) -> None:
+        """Says how far a step is; may be called often."""
+        ...
+
 
 class Runner(Protocol):
     """A deployed model that answers. Opened from the files that were written, never from memory."""

@@ -126,6 +126,7 @@ class _Loop:
                 recall.turn_to(batch)
             self._descend(self._loss(batch))
             self.step += 1
+            self.bench.progress(self.step, self.recipe.total_steps)
 
     def _frozen_encoder(self) -> tuple[nn.Module, Recall | None]:
         """The part below the head and, if nothing in it trains, what it says about each item.

@@ -207,7 +207,7 @@ def test_a_search_prints_json_and_tells_its_progress_beside(
 ):
     out, err = ran(capsys, "search", study, "--run", tmp_path / "run", "--json")
     done = json.loads(out)
-    assert (done["final"], done["ended"]) == (3, "all 4 trials of the budget are asked")
+    assert (done["final"], done["ended"]) == (3, "all 4 trials of the budget were begun")
     assert "trial 3 final: accuracy" in err
     assert Path(done["report"]).is_file()
 

@@ -129,6 +129,9 @@ def test_a_training_is_counted_once_at_every_rung_and_a_teacher_is_not(subject: 
     fine = graph.trained[0]
     assert fine.before.profile.adapters
     assert fine.until_step == [2, 8][rung]
+    (taught,) = graph.taught
+    assert taught.training == lower(subject.baseline, subject).trainings[0]
+    assert lower(example(subject, recovery=None), subject).taught == ()
 
 
 def test_trainings_are_named_without_lowering_as_the_graph_names_them(subject: Subject):

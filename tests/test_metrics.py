@@ -138,6 +138,8 @@ def test_training_is_billed_by_the_papers_that_trained():
     assert value("training_payload_bytes", told) == 4 * (768 * 2 + 2)
     assert value("training_flops", told) < value("training_flops", BARE) / 5
     assert value("training_flops", replace(BARE, training_papers=())) == 0
+    taught = replace(BARE, training_papers=(), teacher_papers=(BARE.paper, BARE.paper))
+    assert value("training_flops", taught) == 2 * value("training_flops", BARE)
 
 
 def test_items_of_training_may_be_longer_than_the_workloads():

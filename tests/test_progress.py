@@ -109,7 +109,8 @@ class Known:
     @property
     def study(self) -> Any:
         budget = SimpleNamespace(spec=lambda: Budget(trials=10))
-        return SimpleNamespace(objective_rows=lambda: ROWS, budget=budget)
+        fidelity = SimpleNamespace(rungs=(0.25, 1.0))
+        return SimpleNamespace(objective_rows=lambda: ROWS, budget=budget, fidelity=fidelity)
 
     def losses(self, item: Record) -> list[float] | None:
         return losses(item)
@@ -144,15 +145,15 @@ def test_off_a_terminal_there_is_a_line_for_what_happens_and_none_for_steps(
         Event("asked", "baseline", 0),
         Event("step", "train", 0, 3, 10),
         Event("told", "final", 0),
-        Event("asked", "search", 4),
+        Event("asked", "search", 4, rung=1),
         Event("told", "failed: crashed", 4),
-        Event("message", "all 5 trials of the budget are asked"),
+        Event("message", "all 5 trials of the budget were begun"),
     ) == [
         "trial 0 begins: the baseline",
         "trial 0 final: accuracy 90.0 %, model_bytes 400 B",
-        "trial 4 begins: as it is",
+        "trial 4 begins: as it is, rung 100%",
         "trial 4 failed: crashed: b",
-        "all 5 trials of the budget are asked",
+        "all 5 trials of the budget were begun",
     ]
 
 

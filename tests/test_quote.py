@@ -132,4 +132,4 @@ def test_the_rate_is_that_of_one_worker_with_its_own_threads(monkeypatch: pytest
 
 def test_ranges_are_said_in_words():
     words = in_words({"trials": 3, "hours": [0.25, 1.5], "kwh": None})
-    assert words == {"trials": 3, "hours": "0.25 to 1.5", "kwh": None}
+    assert words == {"trials": 3, "hours": "15.0 min to 1.50 h", "kwh": None}

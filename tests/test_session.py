@@ -92,7 +92,7 @@ def searched(study: Mapping[str, Any], folder: Path, evaluate: Judge = judge) ->
 def test_a_finished_run_holds_what_a_reader_needs(study: dict[str, Any], tmp_path: Path):
     done = searched(study, tmp_path / "run")
     assert (done["trials"], done["final"], done["baseline"]) == (4, 4, "final")
-    assert done["ended"] == "all 5 trials of the budget are asked"
+    assert done["ended"] == "all 5 trials of the budget were begun"
     assert done["under_way"] == []
     run = read_run(tmp_path / "run")
     assert [record.number for record in run.records] == [1, 2, 3, 4]

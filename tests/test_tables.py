@@ -31,8 +31,8 @@ from paretune.reports.tables import (
     trials_table,
 )
 from paretune.reports.words import confirmed_in_words, confirmed_quality, headline, over_seeds
-from paretune.search.against import confirmed_gaps, gaps
-from paretune.search.front import front_of
+from paretune.search.against import broken_when_confirmed, confirmed_gaps, gaps
+from paretune.search.front import front_of, written_limits
 from paretune.search.run import Run
 from paretune.search.select import select
 from paretune.search.units import readable, scale_of
@@ -161,6 +161,25 @@ def test_a_timing_that_had_not_its_processor_alone_is_told(run):
         pairs = (("cpu_share", share), ("threads", threads))
         quiet = changed(run, on, latency_p50=replace(figure, conditions=pairs))
         assert told not in front_note(quiet)
+
+
+def test_a_limit_that_confirmation_overturns_is_told(run):
+    (repeat,) = (r for r in run.confirmations[31] if r.seed == 0)
+    slow = Measurement(0.5, "second", "measured", stderr=0.001, n=60, over="repeats")
+    rung = replace(repeat.rungs[-1], measurements={**repeat.measurements, "latency_p50": slow})
+    again = replace(repeat, rungs=(rung,))
+    limited = replace(
+        run,
+        constraints=("latency_p50 <= 100 ms", "accuracy >= 0.5 * baseline"),
+        confirmations={**run.confirmations, 31: (again,)},
+    )
+    limits = written_limits(limited)
+    assert broken_when_confirmed(run, 31, limits) == ()
+    assert broken_when_confirmed(limited, 31, limits) == ("latency_p50 <= 100 ms",)
+    assert broken_when_confirmed(limited, 3, limits) == ()
+    marks = {row["trial"]: row["mark"] for row in front_rows(limited)}
+    assert marks.get(31, "breaks a limit as tested").endswith("breaks a limit as tested")
+    assert not any("breaks" in mark for number, mark in marks.items() if number != 31)
 
 
 def test_front_csv_holds_figures_errors_and_choices(run):

@@ -40,6 +40,9 @@ class TinyBench:
     def candidate(self, key: str) -> Candidate:
         return self.teachers[key]
 
+    def progress(self, done: int, total: int) -> None:
+        pass
+
     def training_turn(self) -> None:
         self.turns += 1
 

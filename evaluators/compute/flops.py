@@ -32,8 +32,11 @@ def flops_per_token(evidence: Evidence) -> Measurement:
 
 
 def training_flops(evidence: Evidence) -> Measurement:
-    """FLOPs of all Train steps at full fidelity, by which products their backward passes make."""
-    papers = training_papers(evidence)
+    """FLOPs of all Train steps at full fidelity, by which products their backward passes make.
+
+    A teacher's own training is one of them, as in `training_time`.
+    """
+    papers = (*training_papers(evidence), *evidence.teacher_papers)
     tokens = int(evidence.setting("item_tokens", evidence.workload.prompt_tokens))
     facts: dict[str, str | int | float] = {"convention": CONVENTION, "item_tokens": tokens}
     if any(paper.recipe.teacher for paper in papers):
@@ -126,8 +129,8 @@ METRICS: Final = (
         resource="computation",
         needs="paper",
         pieces=frozenset(),
-        definition="Forward and backward matrix products of all Train steps at full fidelity, "
-        "nothing recomputed or cached; 3 x forward where everything trains.",
+        definition="Forward and backward matrix products of all Train steps at full fidelity, a "
+        "teacher's among them, nothing recomputed or cached; 3 x forward where everything trains.",
         source="arXiv 2204.02311",
         evaluate=training_flops,
     ),

@@ -444,8 +444,8 @@
     };
     const along = { ArrowRight: () => walk(1), ArrowLeft: () => walk(-1) };
     const act = (row && inRow[event.key]) || ((row || event.target === $("plot")) && along[event.key]);
-    if (act) event.preventDefault();
-    act?.();
+    if (!act) return;
+    event.preventDefault(), act();
   }
 
   // ---------------------------------------------------------------- cards
@@ -475,8 +475,8 @@
   }
 
   function command(i) {
-    const text = `${data.command} ${trials.number[i]} --to exported/${trials.number[i]}`;
-    const code = el("code", {}, text);
+    const to = el("span", { class: "together" }, `--to exported/${trials.number[i]}`);
+    const code = el("code", {}, `${data.command} ${trials.number[i]} `, to), text = code.textContent;
     const copy = async (event) => {
       getSelection().selectAllChildren(code);
       // from file:// some browsers have no clipboard: then the text is selected, ready to be copied

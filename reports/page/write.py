@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ...errors import StorageFailed
-from ...search.against import Gap, confirmed_gaps, gaps
-from ...search.front import all_trials, disturbed, front_of, limits, stored_metrics
+from ...search.against import Gap, broken_when_confirmed, confirmed_gaps, gaps
+from ...search.front import all_trials, disturbed, front_of, limits, stored_metrics, written_limits
 from ...search.records import Record
 from ...search.run import Run
 from ...search.select import recommendation
@@ -164,6 +164,7 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
         "sentence": headline(run, record),
         "rows": rows,
         "test": _test(run, record),
+        "broken": broken_when_confirmed(run, record.number, written_limits(run)),
     }
 
 

@@ -71,7 +71,7 @@ def run_here(source: Source, work: Work, listen: Listener = ignore) -> Done:
                 if not isinstance(ask, Ask):
                     assert isinstance(ask, Done), "one worker never waits for another"
                     return ask
-                listen(Event("asked", ask.purpose, ask.number, seed=ask.seed))
+                listen(Event("asked", ask.purpose, ask.number, seed=ask.seed, rung=ask.rung))
                 record = attempt(work, ask, source.prior(ask), _reporter(ask, listen))
                 _tell(source, record, listen)
     except KeyboardInterrupt:
@@ -101,7 +101,7 @@ def _fill(source: Source, slots: list[Slot], listen: Listener) -> Done | None:
         ask = source.next()
         if not isinstance(ask, Ask):
             return ask if isinstance(ask, Done) else None
-        listen(Event("asked", ask.purpose, ask.number, seed=ask.seed))
+        listen(Event("asked", ask.purpose, ask.number, seed=ask.seed, rung=ask.rung))
         slot.give(ask, source.prior(ask))
     return None
 

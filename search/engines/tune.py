@@ -74,7 +74,7 @@ class DriverSearcher(Searcher):
             self.done = ask if isinstance(ask, Done) else None
             self._wait = True  # the answer stays the same until something comes back
             return Searcher.FINISHED if self.done else None
-        self._listen(event := Event("asked", ask.purpose, ask.number, seed=ask.seed))
+        self._listen(event := Event("asked", ask.purpose, ask.number, seed=ask.seed, rung=ask.rung))
         self._asks[trial_id] = (ask, event.at)
         prior = self._source.prior(ask)
         return {
