@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app(args=list(arguments) if arguments is not None else None)
     except ParetuneError as error:
-        _say(f"paretune: {' '.join(str(error).split())}")
+        for told in error.args:
+            _say(f"paretune: {' '.join(str(told).split())}")
         sys.exit(error.exit_code)
     except OSError as error:
         if error.errno not in UNWRITABLE:

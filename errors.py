@@ -25,9 +25,15 @@ FailureKind = Literal["out_of_memory", "timeout", "diverged", "crashed", "illega
 
 
 class ParetuneError(Exception):
-    """Any failure that paretune explains itself; `exit_code` is what the command line returns."""
+    """Any failure that paretune explains itself; `exit_code` is what the command line returns.
+
+    Its arguments are what is wrong, a text each: one, or all the faults of one request.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class BadRequest(ParetuneError):

@@ -40,6 +40,7 @@ def status(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.folder),
         "study": run.name,
+        "state": run.standing,
         "objectives": list(front.objectives),
         "limits": list(run.constraints),
         "trials": dict(Counter(record.state for record in trials)),
@@ -56,7 +57,8 @@ def status(run: Run) -> dict[str, Any]:
 def status_in_words(run: Run) -> dict[str, Any]:
     """`status` for a person."""
     spent = {BILL[name]: _bill_line(figure) for name, figure in run.bill.items()}
-    return {**status(run), "spent": spent}
+    more = f"; `paretune resume {run.folder}` goes on" if run.standing == "stopped" else ""
+    return {**status(run), "state": run.standing + more, "spent": spent}
 
 
 def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[str, Any]]:

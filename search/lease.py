@@ -9,23 +9,20 @@ been heard of for `STALE_SECONDS`.
 from __future__ import annotations
 
 import json
-import os
-import socket
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import psutil
 from sqlalchemy import column, insert, select, table, update
 from sqlalchemy.exc import IntegrityError
 
 from ..errors import RunError
+from .holder import STALE_SECONDS, alive, this_process
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.engine import Engine
 
-STALE_SECONDS: Final = 600.0
 BEAT_SECONDS: Final = 10.0
 """How often the holder is heard of; work after the last beat of a killed driver is not counted."""
 
@@ -58,9 +55,9 @@ class Lease:
         """
         found = self._read()
         held = json.loads(found)
-        if held["owner"] is not None and _alive(held, self._clock()):
+        if alive(held, self._clock()):
             raise RunError(_in_use(held))
-        mine = {**held, "owner": _me(), "seen": self._clock()}
+        mine = {**held, "owner": this_process(), "seen": self._clock()}
         if not self._swap(found, mine):
             raise RunError(_in_use(json.loads(self._read())))
 
@@ -71,7 +68,7 @@ class Lease:
             RunError: another driver has taken the study over.
         """
         if self._clock() - self._state["seen"] >= BEAT_SECONDS:
-            self._tick(_me())
+            self._tick(this_process())
 
     def release(self) -> None:
         """Gives the study back."""
@@ -121,22 +118,6 @@ class Lease:
 def spent_seconds(lease: dict[str, Any] | None) -> float:
     """Wall time that drivers have held a study, up to when the last one was heard of."""
     return float(lease["spent_seconds"]) if lease else 0.0
-
-
-def _me() -> dict[str, Any]:
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "born": psutil.Process(pid).create_time()}
-
-
-def _alive(held: dict[str, Any], now: float) -> bool:
-    owner = held["owner"]
-    if owner["host"] != socket.gethostname():
-        return bool(now - held["seen"] < STALE_SECONDS)
-    try:
-        born = psutil.Process(owner["pid"]).create_time()
-    except psutil.NoSuchProcess:
-        return False
-    return abs(born - float(owner["born"])) < 1.0  # else the number went to another process
 
 
 def _in_use(held: dict[str, Any]) -> str:

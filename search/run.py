@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 from ..errors import RunError, StorageFailed
 from .budget import Tariff, bill
+from .holder import alive
 from .records import Record
 
 FORMAT: Final = 1
@@ -102,6 +104,7 @@ class Run:
         environment: versions, hardware, meters found.
         bill: hours, kWh, kg CO2e, money of the search so far, each a Measurement in JSON.
         refused: draws that never became trials, by reason.
+        standing: `ended: ` and why, `under way`, or `stopped` where its driver is gone.
     """
 
     folder: Path
@@ -117,6 +120,7 @@ class Run:
     environment: Mapping[str, Any]
     bill: Mapping[str, Any]
     refused: Mapping[str, int]
+    standing: str = "under way"
 
 
 def read_run(folder: Path) -> Run:
@@ -252,4 +256,11 @@ def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
         environment=json.loads(environment.read_text()) if environment.is_file() else {},
         bill={name: figure.to_json() for name, figure in costs.items()},
         refused=notes.get("refused", {}),
+        standing=_standing(notes.get("ended"), snapshot.get("held")),
     )
+
+
+def _standing(ended: str | None, held: Mapping[str, Any] | None) -> str:
+    if held is not None and alive(held, time.time()):
+        return "under way"
+    return "stopped" if ended is None else f"ended: {ended}"

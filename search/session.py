@@ -142,6 +142,7 @@ def _search(
     knowledge: Knowledge, *, quiet: bool, evaluate: Evaluate | None, words: Sequence[str]
 ) -> dict[str, Any]:
     study, storage = knowledge.study, knowledge.storage
+    storage.note("ended", None)
     driver = Driver(storage, knowledge.rules())
     work: Work = TrialWork(storage.folder.resolve())  # workers have folders of their own
     if evaluate is not None:
@@ -169,6 +170,7 @@ def _search(
                 confirmer = Confirmer(storage, wanted, len(study.fidelity.rungs) - 1)
                 stopped = _run(confirmer, work, study, listen, here=False)
                 ended = stopped if stopped is INTERRUPTED else ended
+    storage.note("ended", None if ended is INTERRUPTED else ended.reason)
     return _summary(storage, ended)
 
 

@@ -520,6 +520,7 @@ def _snapshot(disk: RDBStorage, study_id: int) -> dict[str, Any]:
         "records": [trial.user_attrs["record"] for trial in trials],
         "confirmations": {n: [r.to_json() for r in rows] for n, rows in repeats.items()},
         "spent_seconds": spent_seconds(attributes.get("lease")),
+        "held": attributes.get("lease"),
     }
 
 

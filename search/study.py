@@ -132,7 +132,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         overrides: `a.b=value` each, the value in YAML; they win over the file.
 
     Raises:
-        StudyError: the first thing that is wrong, with its line, what is allowed and the nearest
+        StudyError: everything that is wrong, each with its line, what is allowed and the nearest
             spelling.
     """
     document = read_study_file(path, overrides)

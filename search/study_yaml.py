@@ -56,13 +56,11 @@ class Document:
         """Passes when there are none.
 
         Raises:
-            StudyError: the problem that comes first in the file, and how many follow.
+            StudyError: every problem with its place, in the order of the file.
         """
-        if not problems:
-            return
-        first = min(problems, key=lambda problem: self._line(problem.path))
-        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise StudyError(f"{self.where(first.path)} {first.message}{more}")
+        if problems:
+            ordered = sorted(problems, key=lambda problem: self._line(problem.path))
+            raise StudyError(*(f"{self.where(p.path)} {p.message}" for p in ordered))
 
     def _line(self, path: Way) -> float:
         known = (self.lines.get(path[:end]) for end in range(len(path), 0, -1))

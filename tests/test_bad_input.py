@@ -321,6 +321,27 @@ def test_a_search_that_cannot_be_is_refused(
     assert not (place.folder / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "faults",
+    [{"budgett": {}, "engine.kind": "dask"}, {"objectives": ["acuracy"], "sampler": "graybox"}],
+    ids=["of form", "of names"],
+)
+def test_all_faults_of_a_study_file_are_told_at_once(
+    place: Place, capsys: pytest.CaptureFixture[str], faults: Data
+):
+    for dotted, value in faults.items():
+        place.put(dotted, value)
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in searching(place)])
+    lines = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert all(line.startswith("paretune: study.yaml line ") for line in lines), lines
+    told = [line.split(": ")[2] for line in lines]
+    assert sorted(key.partition(".")[0] for key in told) == sorted(
+        dotted.partition(".")[0] for dotted in faults
+    )
+
+
 def test_pickles_that_are_allowed_get_further(place: Place, capsys: pytest.CaptureFixture[str]):
     _pickled_only(place)
     with pytest.raises(SystemExit) as end:

@@ -227,8 +227,11 @@ def test_brushing_an_axis_keeps_only_what_lies_within(opened, run):
     kept = [sizes[number] for number in page.numbers("")]
     assert kept
     assert max(kept) < 60e6
-    page.page.click("#clear")
-    assert len(page.numbers("")) == 61
+    again = opened(page.page.url[page.page.url.index("#") :])
+    assert len(again.numbers("")) == len(kept)
+    again.page.click("#clear")
+    assert len(again.numbers("")) == 61
+    assert "b=" not in again.page.url
 
 
 def test_downloads_hold_the_trials_that_are_shown(opened, run):
@@ -254,7 +257,7 @@ def test_the_address_brings_back_what_was_seen(opened):
 
 
 def test_an_address_of_another_run_does_no_harm(opened):
-    page = opened("#x=unknown&c=other&s=9999&o=nothing&by=gone")
+    page = opened("#x=unknown&c=other&s=9999&o=nothing&by=gone&b=gone|0|1;accuracy|x;|")
     assert page.said == []
     assert page.axis("x").startswith("median latency")
 

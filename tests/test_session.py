@@ -107,6 +107,20 @@ def test_a_finished_run_holds_what_a_reader_needs(study: dict[str, Any], tmp_pat
     assert events[-1]["text"] == done["ended"]
 
 
+def test_a_run_says_how_it_stands(study: dict[str, Any], tmp_path: Path):
+    standing: list[str] = []
+
+    def looking(configuration: Configuration, seed: int) -> dict[str, float]:
+        standing.append(read_run(tmp_path / "run").standing)
+        return judge(configuration, seed)
+
+    searched(study, tmp_path / "run", Interrupting(call=2))
+    assert read_run(tmp_path / "run").standing == "stopped"
+    searched(study, tmp_path / "run", looking)
+    assert set(standing) == {"under way"}
+    assert read_run(tmp_path / "run").standing == "ended: all 5 trials of the budget were begun"
+
+
 def test_every_metric_of_a_run_says_what_it_means(study: dict[str, Any], tmp_path: Path):
     searched(study, tmp_path / "run")
     about = read_run(tmp_path / "run").metrics["accuracy"]

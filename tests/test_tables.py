@@ -212,6 +212,12 @@ def test_status_counts_states_and_tells_what_was_spent(run):
     json.dumps(said, allow_nan=False)
 
 
+def test_status_of_a_stopped_run_says_how_to_go_on(run):
+    said = status_in_words(replace(run, standing="stopped"))
+    assert said["state"] == f"stopped; `paretune resume {run.folder}` goes on"
+    assert status_in_words(replace(run, standing="ended: all"))["state"] == "ended: all"
+
+
 def test_the_table_of_trials_has_a_row_for_each_and_numbers_that_agree(run):
     table = trials_table(run).set_index("number")
     assert len(table) == 61

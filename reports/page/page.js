@@ -1,7 +1,7 @@
 // The page's behaviour. One state, kept in the address; every view is drawn from it by `update`.
 // The data stands as columns in #data; plotly is unpacked after the first paint and may be late.
-"use strict";
 (() => {
+  "use strict";
   const $ = (id) => document.getElementById(id);
   const data = JSON.parse($("data").textContent);
   const { trials, metrics, figures } = data;
@@ -11,30 +11,6 @@
   const Z95 = 1.959964; // standard errors on either side that hold 95 %
   const [baseline, recommended] = [data.baseline, data.recommended].map((number) => places.get(number));
 
-  // ---------------------------------------------------------------- elements and text
-  /** An element with attributes and children; text is always text, never markup. */
-  function el(tag, attributes = {}, ...children) {
-    const drawn = ["svg", "path", "g", "line", "text", "rect", "title"].includes(tag);
-    const node = drawn ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-    for (const [key, value] of Object.entries(attributes)) {
-      if (value === null || value === false || value === undefined) continue;
-      if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
-      else node.setAttribute(key, value === true ? "" : value);
-    }
-    node.append(...children.flat().filter((child) => child !== null && child !== false));
-    return node;
-  }
-  /** Plotly reads some markup in texts. */
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;");
-
-  /** Three significant digits, as the server writes them. */
-  function significant(number, digits = 3) {
-    const size = Math.abs(number);
-    if (size === 0) return "0";
-    if (size < 1e-4 || size >= 1e6) return number.toExponential(digits - 1);
-    const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
-    return number.toLocaleString("en", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
-  }
   const value = (name, i) => figures[name].value[i];
   const shown = (name, i) => (value(name, i) === null ? null : value(name, i) / metrics[name].size);
   const half = (name, i) => (Z95 * (figures[name].stderr[i] ?? 0)) / metrics[name].size;
@@ -48,29 +24,20 @@
   const inWords = (name, i) => (value(name, i) === null ? "–" : told(name, shown(name, i), half(name, i)));
   const told = (name, number, width) => significant(number) + spreadOf(number, width) + tail(name);
 
-  /** Half an interval's width to the decimals of its value. */
-  function spreadOf(number, width) {
-    if (!width) return "";
-    const decimals = significant(number).split(".")[1]?.length ?? 0;
-    const text = width.toFixed(decimals);
-    return ` ± ${Number(text) ? text : significant(width, 1)}`;
-  }
-
-  const seconds = (amount) => (amount >= 5400 ? `${significant(amount / 3600)} h` : amount >= 90 ? `${significant(amount / 60)} min` : `${significant(amount, 2)} s`);
-
   // ---------------------------------------------------------------- state
   const first = data.objectives.find((name) => metrics[name].resource !== "quality") ?? data.objectives[0] ?? names[0];
   const others = [...data.objectives, ...names].filter((name) => name !== first);
   const initial = {
     x: first, y: others.find((name) => metrics[name].resource === "quality") ?? others[0] ?? first, lx: metrics[first]?.wide ? "1" : "", ly: "", o: data.objectives.join(","), s: String(data.recommended ?? data.baseline ?? ""),
-    q: "", f: "", a: "", k: "objectives", by: "", d: "1",
+    q: "", f: "", a: "", k: "objectives", by: "", d: "1", b: "",
   };
   initial.c = data.objectives.find((name) => name !== initial.x && name !== initial.y) ?? "";
   const state = { ...initial, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) };
   for (const axis of ["x", "y"]) if (!metrics[state[axis]]) state[axis] = initial[axis];
   if (!metrics[state.c]) state.c = "";
   if (!state.o.split(",").some((name) => metrics[name])) state.o = initial.o;
-  const filters = new Map(); // axis key -> [low, high] as places on that axis, 0 to 1
+  // axis key -> [low, high] as places on that axis, 0 to 1; in the address as key|low|high;...
+  const filters = new Map(state.b.split(";").filter(Boolean).map((part) => part.split("|")).map(([key, ...range]) => [key, range.map(Number)]).filter(([, range]) => range.length === 2 && range.every(Number.isFinite)));
   let rows = 200;
   const chosen = () => state.o.split(",").filter((name) => metrics[name]);
   const selected = () => places.get(Number(state.s || NaN));
@@ -357,8 +324,15 @@
       axis.ticks.map(([text, place]) => el("text", { x: x + 7, y: down(place) + 4, class: "tick" }, text)));
     const range = filters.get(axis.key);
     if (range) group.append(el("rect", { x: x - 6, width: 12, y: down(range[1]), height: Math.max(2, down(range[0]) - down(range[1])), class: "brush" }));
-    group.append(el("rect", { x: x - 14, width: 28, y: canvas.top - 8, height: canvas.bottom - canvas.top + 16, class: "grip", onpointerdown: (event) => brush(event, axis), ondblclick: () => { filters.delete(axis.key); update(); } }));
+    group.append(el("rect", { x: x - 14, width: 28, y: canvas.top - 8, height: canvas.bottom - canvas.top + 16, class: "grip", onpointerdown: (event) => brush(event, axis), ondblclick: () => narrow(axis.key) }));
     return group;
+  }
+
+  /** Keeps what lies in a range of an axis; without a range, everything. */
+  function narrow(key, range) {
+    if (range) filters.set(key, range);
+    else filters.delete(key);
+    set({ b: [...filters].map(([name, [low, high]]) => `${name}|${low.toFixed(4)}|${high.toFixed(4)}`).join(";") });
   }
 
   function brush(event, axis) {
@@ -373,8 +347,7 @@
     const end = () => {
       removeEventListener("pointermove", move);
       if (Math.abs(to - from) < 0.02) return; // a click
-      filters.set(axis.key, [Math.min(from, to), Math.max(from, to)]);
-      update();
+      narrow(axis.key, [Math.min(from, to), Math.max(from, to)]);
     };
     addEventListener("pointermove", move);
     addEventListener("pointerup", end, { once: true });
@@ -568,7 +541,7 @@
     $("find").value = state.q;
     $("find").oninput = (event) => set({ q: event.target.value }, drawTable);
     $("more").onclick = () => { rows = Infinity; drawTable(); };
-    $("clear").onclick = () => { filters.clear(); update(); };
+    $("clear").onclick = () => { filters.clear(); set({ b: "" }); };
     $("csv").onclick = () => download(`${data.study}.csv`, "text/csv", asCsv());
     $("json").onclick = () => download(`${data.study}.json`, "application/json", asJson());
     const show = (event) => { select(places.get(Number(event.target.dataset.select))); $("plot").scrollIntoView(); };

@@ -37,6 +37,7 @@ from ..words import (
 from .payload import payload
 
 HERE: Final = Path(__file__).parent
+SCRIPTS: Final = ("elements.js", "page.js")
 ASSUMED: Final[dict[str, dict[str, str]]] = {
     "hours": {},
     "worker_hours": {},
@@ -93,7 +94,7 @@ def page(run: Run) -> str:
         environment=_flat(run.environment),
         study=_flat(run.study),
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        script=Markup("\n".join((HERE / name).read_text("utf-8") for name in SCRIPTS)),
         data=Markup(script_json(payload(run, number))),
         plotly=Markup(plotly_compressed()),
     )
