@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,28 @@ Listener = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """The listener of a search that nobody watches."""
+
+
+def paced(
+    report: Report, seconds: float = 1.0, clock: Callable[[], float] = time.monotonic
+) -> Report:
+    """Passes on where a step begins and ends, and of what lies between one report in a while.
+
+    Args:
+        report: told less.
+        seconds: between two reports of one step.
+        clock: seconds that pass.
+    """
+    said, at = "", -math.inf
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal said, at
+        if what == said and done != total and clock() - at < seconds:
+            return
+        said, at = what, clock()
+        report(what, done, total)
+
+    return tell
 
 
 def log_to(path: Path) -> Listener:

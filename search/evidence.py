@@ -40,7 +40,7 @@ from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
 
-TIMING, ASKING = 1, 2
+TIMING, ASKING = 2, 2
 """Versions of how speed and energy are taken, and answers: another way's are not shared."""
 
 

@@ -54,7 +54,6 @@ class Workshop:
         self._report = report
         self._step = ""  # these two are the current step's: `_doing`
         self._waited = 0.0
-        self._said = 0.0
         self._made: dict[Key, StageNote] = {}
 
     def artifact(self) -> Path:
@@ -114,11 +113,8 @@ class Workshop:
         self._waited += self._turn()
 
     def progress(self, done: int, total: int) -> None:
-        """Says how far the current step is, once a second and at its end."""
-        now = time.perf_counter()
-        if done == total or now - self._said > 1.0:
-            self._said = now
-            self._report(self._step, done, total)
+        """Says how far the current step is."""
+        self._report(self._step, done, total)
 
     def _kept(self, node: Node) -> tuple[Path, Candidate | None]:
         """A stored candidate's folder; the candidate too where it was made just now."""

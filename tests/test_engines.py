@@ -22,7 +22,7 @@ from paretune.search.engines.attempt import attempt
 from paretune.search.engines.local import run_here, run_processes
 from paretune.search.engines.replay import Replay, VirtualClock
 from paretune.search.engines.slot import Limits
-from paretune.search.events import Event, log_to
+from paretune.search.events import Event, log_to, paced
 from paretune.search.records import Ask, Record
 from paretune.search.run import read_run
 from paretune.search.storage import StudyStorage
@@ -258,6 +258,17 @@ def test_workers_die_with_a_driver_that_is_killed(toy, tmp_path):
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert workers
     assert not alive
+
+
+def test_progress_within_a_step_is_told_once_in_a_while_its_beginning_and_end_always():
+    told, now = [], [0.0]
+    report = paced(lambda *said: told.append(said), seconds=1.0, clock=lambda: now[0])
+    for done in range(401):
+        now[0] = done / 100
+        report("judge", done, 400)
+    assert told == [("judge", done, 400) for done in (0, 100, 200, 300, 400)]
+    report("measure", 0, 0)
+    assert told[-1] == ("measure", 0, 0)
 
 
 def test_the_log_has_a_line_of_json_for_every_event_but_progress(toy, begin, tmp_path):

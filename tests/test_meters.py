@@ -124,6 +124,17 @@ def test_the_energy_of_an_answer_is_what_it_adds_to_idle():
     assert (power.source, power.n, power.idle_watts) == ("modelled", 5, 1.0)
 
 
+def test_a_model_reads_clocks_and_takes_no_longer_than_it_must():
+    clock, cpu = Clock(), Clock()
+
+    def answer() -> None:
+        clock.now += 0.005
+        cpu.now += 0.005
+
+    measure_power(UtilisationModel(ROW, 1, clock=clock, cpu_clock=cpu), answer, clock=clock)
+    assert clock.now < 0.2
+
+
 def test_the_energy_of_an_answer_by_a_counter_leaves_its_idle_draw_out(tmp_path):
     counter = domain(tmp_path / "intel-rapl:0", "package-0", 0, 10**12)
     clock = Clock()

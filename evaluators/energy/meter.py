@@ -19,11 +19,13 @@ class Meter(Protocol):
     Attributes:
         name: what is read.
         source: `measured` or `modelled`; None: nothing can be read, `reason` says why.
+        block_s: seconds that two readings should lie apart: long beside the counter's refresh.
     """
 
     name: str
     source: MeterSource | None
     reason: str | None
+    block_s: float
 
     def joules(self) -> float:
         """Energy since the meter was made, idle draw included; never falls."""
@@ -43,6 +45,7 @@ class NoMeter:
 
     name = "none"
     source: MeterSource | None = None
+    block_s = 0.0
 
     def __init__(self, reason: str) -> None:
         self.reason: str | None = reason

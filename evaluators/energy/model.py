@@ -23,6 +23,7 @@ class UtilisationModel:
     name = "utilisation model"
     source: MeterSource | None = "modelled"
     reason: str | None = None
+    block_s = 0.02  # it reads clocks, which have no refresh to wait for
 
     def __init__(
         self,

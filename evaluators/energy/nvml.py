@@ -24,6 +24,7 @@ class NvmlMeter:
     name = "nvml"
     source: MeterSource | None = "measured"
     reason: str | None = None
+    block_s = 0.5  # it refreshes every 100 ms
 
     def __init__(
         self,

@@ -54,6 +54,7 @@ class RaplMeter:
     name = "rapl"
     source: MeterSource | None = "measured"
     reason: str | None = None
+    block_s = 0.5  # it refreshes every millisecond
 
     def __init__(
         self,

@@ -11,8 +11,6 @@ from ..metric import Power
 from .meter import Meter
 
 BLOCKS: Final = 5
-BLOCK_SECONDS: Final = 0.5
-"""Long beside the refresh of any counter (RAPL 1 ms, NVML up to 100 ms)."""
 
 
 def measure_power(
@@ -20,7 +18,6 @@ def measure_power(
     answer: Callable[[], object],
     *,
     blocks: int = BLOCKS,
-    block_s: float = BLOCK_SECONDS,
     clock: Callable[[], float] = time.monotonic,
 ) -> Power:
     """Joules above idle that one repeat takes.
@@ -29,13 +26,12 @@ def measure_power(
         meter: from `find_meter`.
         answer: one repeat, warm; from `timing.answering`.
         blocks: how often the meter is read: the standard error is over them; at least 2.
-        block_s: least seconds of repeats between two readings.
         clock: monotonic seconds.
     """
     if meter.source is None:
         return Power(None, None, meter.name, reason=meter.reason)
     idle = meter.idle_watts()
-    figures = [_block(meter, answer, idle, block_s, clock) for _ in range(blocks)]
+    figures = [_block(meter, answer, idle, clock) for _ in range(blocks)]
     mean = sum(figures) / blocks
     if mean <= 0:
         reason = f"{meter.name} sees no draw above its idle {idle:.1f} W; is the host idle?"
@@ -56,12 +52,11 @@ def _block(
     meter: Meter,
     answer: Callable[[], object],
     idle: float,
-    block_s: float,
     clock: Callable[[], float],
 ) -> float:
     before, started = meter.joules(), clock()
     repeats, spent = 0, 0.0
-    while spent < block_s or repeats == 0:
+    while spent < meter.block_s or repeats == 0:
         answer()
         repeats += 1
         spent = clock() - started

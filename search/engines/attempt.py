@@ -14,7 +14,7 @@ from typing import Final
 
 from ...errors import FailureKind, StepFailed, StorageFailed
 from ...evaluators.waits import WAITS
-from ..events import Report
+from ..events import Report, paced
 from ..records import Ask, Failure, Record
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -45,7 +45,7 @@ def attempt(work: Work, ask: Ask, prior: Record | None, report: Report) -> Recor
         return failed(ask, prior, kind, message, started, WAITS.seconds() - before)
 
     try:
-        record = work(ask, prior, report)
+        record = work(ask, prior, paced(report))
     except StepFailed as error:
         return fell(error.kind, str(error))
     except MemoryError as error:

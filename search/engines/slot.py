@@ -6,6 +6,7 @@ Ctrl-C (its parent decides), and is killed with all its children when a trial ex
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -32,6 +33,9 @@ from .attempt import Work, attempt, failed
 
 THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL_SECONDS: Final = 0.5
+
+WEIGH_SECONDS: Final = 0.5
+"""How often a worker's memory is looked at: reading the table of processes takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Slot:
         self._job: _Job | None = None
         self._waits = Waits()  # the process's
         self._served = False
+        self._weighed = -math.inf
 
     @property
     def busy(self) -> bool:
@@ -161,12 +166,15 @@ class Slot:
 
     def _exceeded(self, job: _Job) -> tuple[FailureKind, str] | None:
         assert self._process is not None
-        limit = self._limits.seconds
-        if limit is not None and time.time() - job.started - self._waited(job) > limit:
+        now, limit = time.time(), self._limits.seconds
+        if limit is not None and now - job.started - self._waited(job) > limit:
             return "timeout", f"not done after {limit:g} s of its own; raise `trial.timeout`"
         memory = self._limits.memory_bytes
-        used = resident_bytes(self._process.pid) if memory is not None else 0
-        if memory is not None and used > memory:
+        if memory is None or now - self._weighed < WEIGH_SECONDS:
+            return None
+        self._weighed = now
+        used = resident_bytes(self._process.pid)
+        if used > memory:
             return "out_of_memory", (
                 f"the worker held {used / 1e9:.2f} GB of {memory / 1e9:.2f}; raise `trial.memory`"
             )
