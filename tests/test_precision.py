@@ -41,7 +41,7 @@ def declared(method, on=CLASSES, **told):
 
 def test_off_is_fp32_and_no_row():
     assert OFF == "fp32"
-    assert list(TABLE) == ["bf16", "int8", "int4"]
+    assert list(TABLE) == ["bf16", "int8", "int4", "int3", "gptq", "hqq"]
 
 
 @pytest.mark.parametrize("method", list(TABLE))

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..profile import Profile, Weight
+from ..profile import Weight
+from .grid import grid_of
 from .onnx_graph import OnnxGraph
 from .packing import packed
 from .payload import PartName, sides
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ..candidate import Candidate
 
 _MICROSOFT: Final = "com.microsoft"
 _FLOAT: Final = {"to": 1}
@@ -27,19 +28,19 @@ _FLOAT: Final = {"to": 1}
 
 
 class OnnxWeights:
-    """The weights of a module, stored in a graph when they are first used.
+    """The weights of a candidate, stored in a graph when they are first used.
 
     Args:
         graph: where to.
-        module: holds the values.
-        profile: says the formats.
+        candidate: holds the values; its paper says the formats.
     """
 
-    def __init__(self, graph: OnnxGraph, module: nn.Module, profile: Profile) -> None:
+    def __init__(self, graph: OnnxGraph, candidate: Candidate) -> None:
         self._graph = graph
-        self._profile = profile
-        self._weights = {weight.name: weight for weight in profile.weights()}
-        self._values = dict(module.named_parameters())
+        self._profile = candidate.paper.profile
+        self._weights = {weight.name: weight for weight in self._profile.weights()}
+        self._values = dict(candidate.module.named_parameters())
+        self._grids = candidate.grids
         self._rounded: dict[str, list[str]] = {}
 
     def vector(self, name: str) -> str:
@@ -158,5 +159,6 @@ class OnnxWeights:
         return names
 
     def _parts(self, weight: Weight) -> dict[PartName, np.ndarray]:
-        found = packed(self._profile, weight, self._values[weight.name])
+        grid = grid_of(self._grids, self._profile, weight)
+        found = packed(self._profile, weight, self._values[weight.name], grid)
         return {part: tensor.numpy() for part, tensor in found.items()}

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from ..build import build
 from ..families import family_of
 from ..profile import Profile, Weight
-from .packed_layers import Cast, Int4Table, Int8Linear, Int8Table, int8_from_int4
+from .packed_layers import Cast, GroupTable, Int8Linear, Int8Table, int8_from_groups
 from .payload import PartName, parts, sides
 
 Stored = Mapping[PartName, Tensor]
@@ -129,12 +129,10 @@ def _place_tied(
 def _table(weight: Weight, stored: Stored, hidden: torch.dtype) -> nn.Module:
     if "int8" in stored:
         return Int8Table(stored["int8"], stored["scale"], hidden)
-    pairs, scale, zero = stored["int4"], stored["scale"], stored["zero"]
-    return Int4Table(pairs, scale, zero, sides(weight)[1], hidden)
+    return GroupTable(stored, sides(weight)[1], hidden)
 
 
 def _linear(weight: Weight, stored: Stored, bias: Tensor | None) -> nn.Module:
     if "int8" in stored:
         return Int8Linear(stored["int8"], stored["scale"], bias)
-    pairs, scale, zero = stored["int4"], stored["scale"], stored["zero"]
-    return Int8Linear(*int8_from_int4(pairs, scale, zero, sides(weight)[1]), bias)
+    return Int8Linear(*int8_from_groups(stored, sides(weight)[1]), bias)

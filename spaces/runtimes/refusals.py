@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Final
 
 from ..families import family_of, plain_objection
-from ..profile import FormatName, Group, Profile
+from ..profile import WHOLE, FormatName, Group, Profile
 from .activations import ACTIVATIONS, activation_of
 
 _MATRICES: Final = frozenset({"fp32", "int8", "int4"})
@@ -66,7 +66,7 @@ def onnx_refusals(profile: Profile) -> Iterator[str]:
 
 def hf_refusals(profile: Profile) -> Iterator[str]:
     """Why transformers' own classes and a plain safetensors file cannot hold a model."""
-    packed = sorted({f.name for _, f in profile.formats} & {"int8", "int4"})
+    packed = sorted({f.name for _, f in profile.formats} & WHOLE)
     for name in packed:
         yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
     reason = plain_objection(replace(profile, adapters=()))
