@@ -31,6 +31,7 @@ FORMATS = (
     Format("int4"),
     Format("int4", 64),
     Format("int4", 128),
+    Format("fp16"),
     Format("int3"),
     Format("int3", 64),
 )
@@ -111,7 +112,7 @@ def test_a_weight_comes_back_as_the_module_lays_it_out(form, weight):
     restored = unpacked(packed(profile(form), weight, given), weight)
     assert restored.shape == given.shape
     assert restored.is_contiguous()
-    limit = {"fp32": 0.0, "bf16": 0.01, "int8": 0.01, "int4": 0.15, "int3": 0.3}
+    limit = {"fp32": 0.0, "fp16": 0.001, "bf16": 0.01, "int8": 0.01, "int4": 0.15, "int3": 0.3}
     error = (restored - given).norm() / given.norm()
     assert error <= limit[stored_format(profile(form), weight).name]
 
@@ -155,6 +156,16 @@ def test_a_weight_that_is_not_finite_is_a_diverged_training(bad):
     with pytest.raises(StepFailed, match=r"linear.weight holds NaN or infinity") as caught:
         packed(profile(Format("int8")), WEIGHTS[0], given)
     assert caught.value.kind == "diverged"
+
+
+def test_a_weight_too_large_for_fp16_is_refused_with_what_to_do():
+    given = values(WEIGHTS[0].shape)
+    given[3, 4] = 70_000.0
+    with pytest.raises(
+        StepFailed, match=r"linear.weight is too large for fp16; choose bf16"
+    ) as bad:
+        packed(profile(Format("fp16")), WEIGHTS[0], given)
+    assert bad.value.kind == "illegal"
 
 
 def test_packing_leaves_the_given_tensor_alone():

@@ -27,6 +27,8 @@ def by_columns(
 ) -> Tensor:
     """The integers of a matrix, chosen for the error of its outputs.
 
+    What is zero stays zero, whatever it could make up for: it may have been pruned.
+
     Args:
         rows: `(n, k)`.
         gram: `(k, k)` sum of x x^T over what the matrix is fed.
@@ -38,10 +40,11 @@ def by_columns(
         `(n, k)` fp32, whole numbers between `grid.low` and `grid.high`.
     """
     count = rows.shape[1]
-    order = torch.arange(count)
+    order = torch.arange(count, device=gram.device)
     if ordered:
         order = torch.argsort(gram.diagonal(), descending=True, stable=True)
     left = rows.double()[:, order]
+    pruned = left == 0
     scale, zero = grid.scale.double(), grid.zero.double()
     factor = _factor(gram[order][:, order], damping)
     integers = torch.empty_like(left)
@@ -53,6 +56,7 @@ def by_columns(
             step, middle = scale[:, group], zero[:, group]
             column = left[:, place]
             whole = torch.round(column / step).add_(middle).clamp_(grid.low, grid.high)
+            whole = torch.where(pruned[:, place], middle, whole)
             error = (column - (whole - middle) * step) / factor[place, place]  # eq. 2
             left[:, place:stop] -= torch.outer(error, factor[place, place:stop])
             integers[:, place], errors[:, place - start] = whole, error
@@ -72,6 +76,6 @@ def _factor(gram: Tensor, damping: float) -> Tensor:
     """
     mean = gram.diagonal().mean()
     added = damping * mean if mean > 0 else torch.ones_like(mean)
-    eye = torch.eye(len(gram), dtype=gram.dtype)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     lower = torch.linalg.cholesky((gram + added * eye).flip(0, 1))
     return torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)

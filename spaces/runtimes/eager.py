@@ -23,7 +23,7 @@ from .refusals import hf_refusals, onnx_refusals, unheld
 if TYPE_CHECKING:
     from ..candidate import Candidate
 
-_ALL: Final = frozenset({"fp32", "bf16", "int8", "int4", "int3"})
+_ALL: Final = frozenset({"fp32", "bf16", "fp16", "int8", "int4", "int3"})
 _FLOATS: Final = frozenset({"fp32", "bf16"})
 
 

@@ -6,8 +6,8 @@ nothing is calibrated. On a sentence encoder that moves the logits by 6 %, witho
 with one scale a tensor by 14 %.
 
 Int4 and int3 matrices stand in memory as int8 rows, for the same product: the second rounding adds
-1 % to the error of the first. Tables stay as packed as they are stored; only the words that are looked up
-are unpacked. Nothing here is resident in fp32.
+1 % to the error of the first of int4. Tables stay as packed as they are stored; only the words that
+are looked up are unpacked. Nothing here is resident in fp32.
 """
 
 from __future__ import annotations

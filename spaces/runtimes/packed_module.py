@@ -1,7 +1,8 @@
 """packed_module: a model of a profile's structure that computes from packed tensors.
 
 Hidden states have the type of the norms: bf16 from end to end where everything is declared bf16,
-fp32 otherwise. A matrix or table of another type answers in the type of the hidden states.
+fp32 otherwise. A matrix or table of another type answers in the type of the hidden states. What is
+stored in fp16 becomes fp32 when it is read: processors multiply fp16 slowly or not at all.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _TYPES: Final = {
 
 def packed_module(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A transformers model, in eval mode, that holds packed tensors and nothing beside them.
+
+    fp16 alone is not held as it is stored.
 
     Args:
         profile: structure and formats.
@@ -86,7 +89,8 @@ def _stored(profile: Profile, weight: Weight, tensors: Mapping[str, Tensor]) -> 
         wanted = (part.shape, _TYPES[part.dtype])
         if tensor is None or (tuple(tensor.shape), tensor.dtype) != wanted:
             raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
-        found[part.name] = tensor
+        halved = part.name == "plain" and part.dtype == "fp16"
+        found[part.name] = tensor.float() if halved else tensor
     return found
 
 

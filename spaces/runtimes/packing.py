@@ -33,13 +33,17 @@ def packed(
         grid: on which they already stand; None: they are rounded to the nearest.
 
     Raises:
-        StepFailed: kind `diverged`, it is not finite everywhere; `crashed`, it has left its grid.
+        StepFailed: kind `diverged`, it is not finite everywhere; `illegal`, it is too large for
+            fp16; `crashed`, it has left its grid.
     """
     if not bool(torch.isfinite(tensor).all()):
         raise StepFailed("diverged", f"{weight.name} holds NaN or infinity; it cannot be stored")
     form = stored_format(profile, weight)
     if form.name not in WHOLE:
-        return {"plain": tensor.detach().to(_FLOATS[form.name]).contiguous()}
+        plain = tensor.detach().to(_FLOATS[form.name]).contiguous()
+        if not bool(torch.isfinite(plain).all()):
+            raise StepFailed("illegal", f"{weight.name} is too large for fp16; choose bf16")
+        return {"plain": plain}
     rows = rows_of(weight, tensor.detach())
     if grid is not None and not torch.equal(grid.values(grid.nearest(rows)), rows):
         raise StepFailed(
