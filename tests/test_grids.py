@@ -534,7 +534,7 @@ def test_every_setting_gives_another_key(subject):
             {"bits": 3},
             {"group_size": 64},
             {"embeddings": "int8"},
-            {"activation_order": False},
+            {"order": "given"},
         )
     ]
     tried += [graph(subject, "awq", rounding=how).nodes[1].key for how in ("nearest", "gptq")]

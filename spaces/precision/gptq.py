@@ -36,8 +36,8 @@ class RoundByColumns:
 
     @property
     def settings(self) -> Settings:
-        """The order of columns."""
-        return {"activation_order": self.ordered}
+        """Whether columns are put in order."""
+        return {"ordered": self.ordered}
 
     def on_paper(self, paper: Paper) -> Paper:
         """The paper as it is: formats were declared before."""
@@ -82,8 +82,8 @@ class Gptq:
     source: ClassVar[str] = "arXiv 2210.17323"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """Storage; whether columns with large inputs come first."""
-        return (*few_bits_knobs(paper), OneOf("activation_order", (False, True), True))
+        """Storage; columns as they stand, or those with the largest inputs first (act-order)."""
+        return (*few_bits_knobs(paper), OneOf("order", ("given", "activations"), "activations"))
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """None here: the runtime says what it cannot hold."""
@@ -91,4 +91,4 @@ class Gptq:
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Declare, round."""
-        return (few_bits(settings), RoundByColumns(bool(settings["activation_order"])))
+        return (few_bits(settings), RoundByColumns(settings["order"] == "activations"))
