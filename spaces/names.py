@@ -13,10 +13,17 @@ PROPER: Final = {
     "ia3": "IA3",
     "bitfit": "BitFit",
     "layernorm": "LayerNorm",
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "hqq": "HQQ",
+    "smoothquant": "SmoothQuant",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
 """Methods as their authors write them."""
+
+_STORES: Final = {"smoothquant": "int8"}
+"""What methods that are not named after a format store; those with a knob for bits say it there."""
 
 
 def choice_in_words(choice: Choice) -> str:
@@ -44,9 +51,12 @@ def _method(name: str) -> str:
 
 
 def _short(choice: Choice) -> str:
+    settings = dict(choice.settings)
     told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
-    tables = dict(choice.settings).get("embeddings", choice.method)
-    apart = [] if tables == choice.method else [f"(embeddings {tables})"]
+    told += [f"int{settings['bits']}"] if "bits" in settings else []
+    tables = settings.get("embeddings", choice.method)
+    usual = (_STORES.get(choice.method, choice.method), *told)
+    apart = [] if tables in usual else [f"(embeddings {tables})"]
     return " ".join([_method(choice.method), *(_setting(value) for value in told), *apart])
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .configuration import SLOTS, Configuration
 from .paper import Paper
-from .profile import Adapter, FormatName, Group, Layer, Profile
+from .profile import BITS, Adapter, Group, Layer, Profile
 from .recipe import LossKind, Recipe
 
 FEATURES_VERSION: Final = 1
@@ -29,7 +29,6 @@ TOKENS: Final = 128
 _THIRDS: Final = ("first", "middle", "last")
 _LOSSES: Final = get_args(LossKind)
 _STORED: Final[tuple[Group, ...]] = ("embeddings", "attention", "ffn", "head")
-_BITS: Final[dict[FormatName, int]] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}
 
 FEATURES: Final = (
     "log_parameters",
@@ -104,7 +103,7 @@ def _structure(profile: Profile) -> tuple[float, ...]:
         profile.layers,
         0 if profile.head.tied else profile.head.outputs,
         profile.head.outputs if profile.head.kind == "language-modelling" else 0,
-        tuple((group, _BITS[fmt.name]) for group, fmt in profile.formats),
+        tuple((group, BITS[fmt.name]) for group, fmt in profile.formats),
         profile.sparsity,
         profile.adapters,
     )

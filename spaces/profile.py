@@ -14,8 +14,13 @@ from functools import lru_cache
 from typing import Any, Literal
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
-FormatName = Literal["fp32", "bf16", "fp16", "int8", "int4"]
+FormatName = Literal["fp32", "bf16", "fp16", "int8", "int4", "int3"]
 GROUPS: tuple[Group, ...] = ("embeddings", "attention", "ffn", "head", "norm", "adapter")
+BITS: dict[FormatName, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "int3": 3}
+"""Bits of one stored weight, scales apart."""
+
+WHOLE: frozenset[FormatName] = frozenset({"int8", "int4", "int3"})
+"""Formats of whole numbers with scales."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Format:
     @property
     def bits(self) -> int:
         """Bits of one stored weight, scales apart."""
-        return {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}[self.name]
+        return BITS[self.name]
 
 
 @dataclass(frozen=True)

@@ -278,6 +278,7 @@ def saved_and_loaded_answers_are_equal(case: Case) -> None:
         _agree(f"{node.step.name}: the paper, loaded", node.candidate.paper, loaded.paper)
         _agree(f"{node.step.name}: the notes, loaded", node.candidate.notes, loaded.notes)
         same = np.array_equal(logits_of(node.candidate), logits_of(loaded))
+        same = same and same_tensors(node.candidate.grids, loaded.grids)
         _need(same, f"{node.step.name}: what was saved and loaded answers otherwise")
 
 
@@ -419,4 +420,5 @@ def _compare(nodes: Sequence[Node], others: Sequence[Node], otherwise: str) -> N
         same = same_tensors(tensors(one.module), tensors(two.module))
         states = [c.train_state.tensors if c.train_state else {} for c in (one, two)]
         same = same and same_tensors(*states) and one.notes == two.notes
+        same = same and same_tensors(one.grids, two.grids)
         _need(same and one.paper == two.paper, f"{node.step.name} {otherwise}")

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import pytest
+from paretune.spaces.configuration import Choice, Configuration
 from paretune.spaces.families import family_of
+from paretune.spaces.names import in_short
 from paretune.spaces.paper import Paper
 from paretune.spaces.precision import OFF, TABLE
 from paretune.spaces.profile import GROUPS, Format, Head
 from paretune.spaces.runtimes.payload import payload_bytes
-from paretune.spaces.steps import Amend, Phase
+from paretune.spaces.steps import Amend, Change, Phase
 
 SIZES = {
     "n_embd": 32,
@@ -21,6 +23,12 @@ SIZES = {
 def paper(head: Head) -> Paper:
     return Paper(family_of("gpt2").profile(SIZES, head))
 
+
+FORMATS = {name: name for name in ("bf16", "fp16", "int8", "int4", "int3")}
+"""Methods that are named after what they declare."""
+
+STORED = {**FORMATS, "smoothquant": "int8", "gptq": "int4", "awq": "int4", "hqq": "int4"}
+"""What each method stores unless told."""
 
 CLASSES = paper(Head("classification", 3))
 LANGUAGE = paper(Head("language-modelling", 43))
@@ -41,20 +49,31 @@ def declared(method, on=CLASSES, **told):
 
 def test_off_is_fp32_and_no_row():
     assert OFF == "fp32"
-    assert list(TABLE) == ["bf16", "int8", "int4"]
+    assert list(TABLE) == [
+        "bf16",
+        "fp16",
+        "int8",
+        "smoothquant",
+        "int4",
+        "int3",
+        "gptq",
+        "awq",
+        "hqq",
+    ]
 
 
 @pytest.mark.parametrize("method", list(TABLE))
-def test_every_step_only_amends_the_paper(method):
+def test_formats_are_declared_first(method):
     settings = {name: knob.default for name, knob in knobs(method, CLASSES).items()}
-    (step,) = TABLE[method].steps(CLASSES, settings)
-    assert isinstance(step, Amend)
-    assert step.phase == Phase.PRECISION
+    declare, *rest = TABLE[method].steps(CLASSES, settings)
+    assert isinstance(declare, Amend)
+    assert [isinstance(step, Change) for step in rest] == [True] * (method not in FORMATS)
+    assert {step.phase for step in (declare, *rest)} == {Phase.PRECISION}
 
 
 @pytest.mark.parametrize("method", list(TABLE))
 def test_the_embeddings_follow_the_method_unless_told(method):
-    assert declared(method).format_of("embeddings").name == method
+    assert declared(method).format_of("embeddings").name == STORED[method]
     for told in ("fp32", "bf16", "int8", "int4"):
         assert declared(method, embeddings=told).format_of("embeddings").name == told
 
@@ -62,18 +81,28 @@ def test_the_embeddings_follow_the_method_unless_told(method):
 @pytest.mark.parametrize("method", list(TABLE))
 def test_a_classifier_stays_in_fp32_unless_told(method):
     assert declared(method).format_of("head") == Format()
-    assert declared(method, head=method).format_of("head").name == method
+    assert declared(method, head=STORED[method]).format_of("head").name == STORED[method]
 
 
 @pytest.mark.parametrize("method", list(TABLE))
 def test_a_language_head_follows_the_method(method):
-    assert declared(method, LANGUAGE).format_of("head").name == method
+    assert declared(method, LANGUAGE).format_of("head").name == STORED[method]
 
 
 @pytest.mark.parametrize("method", list(TABLE))
 def test_a_tied_head_has_no_format_of_its_own(method):
     assert "head" not in knobs(method, TIED)
     assert "head" not in dict(declared(method, TIED).formats)
+
+
+def test_a_method_is_called_by_its_name_and_what_it_stores():
+    def called(method, **settings):
+        return in_short(Configuration.of(precision=Choice.of(method, **settings)))
+
+    assert called("gptq", bits=3, embeddings="int4") == "GPTQ int3 (embeddings int4)"
+    assert called("awq", bits=4, embeddings="int4") == "AWQ int4"
+    assert called("smoothquant", embeddings="int8") == "SmoothQuant"
+    assert called("int8", embeddings="int4") == "int8 (embeddings int4)"
 
 
 def test_bf16_declares_everything_but_the_classifier():
@@ -84,6 +113,14 @@ def test_bf16_declares_everything_but_the_classifier():
 @pytest.mark.parametrize("method", ["int8", "int4"])
 def test_norms_are_left_alone_by_whole_numbers(method):
     assert declared(method).format_of("norm") == Format()
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "hqq"])
+@pytest.mark.parametrize("bits", [3, 4])
+def test_bits_are_those_of_attention_and_feed_forward(method, bits):
+    found = declared(method, bits=bits, group_size=64, head="int4")
+    assert found.format_of("attention") == found.format_of("ffn") == Format(f"int{bits}", 64)
+    assert found.format_of("embeddings") == found.format_of("head") == Format("int4", 64)
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])

@@ -44,6 +44,8 @@ MIXES = {
     "bf16": dict.fromkeys(GROUPS, Format("bf16")),
     "int8": dict.fromkeys(INNER, Format("int8")),
     "int4": dict.fromkeys(INNER, Format("int4", 32)),
+    "int3": dict.fromkeys(INNER, Format("int3", 64)),
+    "fp16": dict.fromkeys(INNER, Format("fp16")),
     "whole numbers": {
         "embeddings": Format("int4", 64),
         "attention": Format("int8"),
@@ -56,7 +58,7 @@ MIXES = {
     },
     "bf16 outside": {"norm": Format("bf16"), "embeddings": Format("int8"), "ffn": Format("int4")},
 }
-LARGEST_ERROR = {"fp32": 1e-5, "bf16": 0.1, "int8": 0.2}
+LARGEST_ERROR = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 0.1, "int8": 0.2}
 """Of the logits, against the largest: these models are 32 wide, so that little is averaged out."""
 
 
@@ -150,7 +152,14 @@ def test_the_payload_on_paper_is_the_payload_in_the_files(family, head, mix, tmp
 
 
 @pytest.mark.parametrize(
-    ("runtime", "mix"), [("eager", "bf16"), ("eager", "int8"), ("onnxruntime", "int8")]
+    ("runtime", "mix"),
+    [
+        ("eager", "bf16"),
+        ("eager", "fp16"),
+        ("eager", "int8"),
+        ("onnxruntime", "fp16"),
+        ("onnxruntime", "int8"),
+    ],
 )
 @pytest.mark.parametrize(("family", "head"), MODELS)
 def test_fewer_bits_stay_close(family, head, mix, runtime, tmp_path):
@@ -286,7 +295,7 @@ def test_an_unknown_activation_is_refused():
 
 def test_a_format_that_is_not_held_is_refused_with_those_that_are():
     (reason,) = refused(declared(candidate("bert"), "bf16"), "onnxruntime")
-    assert "in bf16; it holds embeddings in fp32, int4, int8" in reason
+    assert "in bf16; it holds embeddings in fp16, fp32, int4, int8" in reason
     assert not refused(declared(candidate("bert"), "bf16"), "eager")
 
 

@@ -36,7 +36,7 @@ class Hf:
         packed = [g for g in GROUPS if profile.format_of(g).name not in DTYPES]
         if packed:
             form = profile.format_of(packed[0]).name
-            return f"plain safetensors do not hold {packed[0]} in {form}; use {OTHERS}"
+            return f"hf folders do not hold {packed[0]} in {form}; use {OTHERS}"
         reason = plain_objection(replace(profile, adapters=()))
         if reason is not None:
             return f"transformers' classes cannot hold this structure: {reason}; use {OTHERS}"

@@ -15,7 +15,10 @@ from ..steps import Phase, Reads
 MATRICES: Final[tuple[Group, ...]] = ("attention", "ffn")
 NAMES: Final[tuple[FormatName, ...]] = ("fp32", "bf16", "int8", "int4")
 GROUP_SIZE: Final = OneOf("group_size", (32, 64, 128), 32, ordered=True)
-"""Weights that share an int4 scale: fewer are more exact, more are smaller."""
+"""Weights that share a scale below 8 bits: fewer are more exact, more are smaller."""
+
+FEW_BITS: Final = OneOf("bits", (3, 4), 4, ordered=True)
+"""Bits of a weight of attention and feed-forward, scales apart."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Declare:
 
 def embeddings_knob(method: FormatName) -> Hyperparameter:
     """The format of the embedding tables: the method's unless told otherwise."""
-    return OneOf("embeddings", NAMES, method, ordered=True)
+    values = NAMES if method in NAMES else (*NAMES, method)
+    return OneOf("embeddings", values, method, ordered=True)
 
 
 def head_knob(paper: Paper, method: FormatName) -> tuple[Hyperparameter, ...]:
@@ -66,10 +70,22 @@ def head_knob(paper: Paper, method: FormatName) -> tuple[Hyperparameter, ...]:
     return (OneOf("head", ("fp32", method), default, ordered=True),)
 
 
+def few_bits_knobs(paper: Paper) -> tuple[Hyperparameter, ...]:
+    """The storage knobs of the methods that choose integers of 3 or 4 bits."""
+    return (FEW_BITS, embeddings_knob("int4"), *head_knob(paper, "int4"), GROUP_SIZE)
+
+
+def few_bits(settings: Settings) -> Declare:
+    """The step that declares what `few_bits_knobs` ask for."""
+    method = cast(FormatName, f"int{settings['bits']}")
+    formats = matrices_and_tables(method, settings, settings["group_size"])
+    return Declare(tuple(formats.items()))
+
+
 def form(name: Scalar, group_size: Scalar = GROUP_SIZE.default) -> Format:
-    """The format of that name; only int4 shares scales within a row."""
+    """The format of that name; only below 8 bits are scales shared within a row."""
     known = cast(FormatName, str(name))
-    return Format(known, int(group_size)) if known == "int4" else Format(known)
+    return Format(known, int(group_size)) if known in {"int4", "int3"} else Format(known)
 
 
 def matrices_and_tables(

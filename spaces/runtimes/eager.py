@@ -23,7 +23,7 @@ from .refusals import hf_refusals, onnx_refusals, unheld
 if TYPE_CHECKING:
     from ..candidate import Candidate
 
-_ALL: Final = frozenset({"fp32", "bf16", "int8", "int4"})
+_ALL: Final = frozenset({"fp32", "bf16", "fp16", "int8", "int4", "int3"})
 _FLOATS: Final = frozenset({"fp32", "bf16"})
 
 
@@ -56,7 +56,7 @@ class EagerDeploy:
         from .eager_runner import write
 
         paper = self.on_paper(candidate.paper)
-        write(candidate.module, paper, folder)
+        write(candidate, paper, folder)
         describe(folder, Eager.name, Eager.version, paper.profile.head.kind)
 
 

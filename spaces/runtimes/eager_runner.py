@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...errors import VerificationFailed
+from ..candidate import Candidate
 from ..paper import Paper
 from ..task import Batch
+from .grid import grid_of
 from .packed_module import packed_module, part_name
 from .packing import packed
 
@@ -24,19 +26,19 @@ TENSORS: Final = "model.safetensors"
 STRUCTURE: Final = "paper.json"
 
 
-def write(module: nn.Module, paper: Paper, folder: Path) -> None:
-    """Packs a module's parameters into `model.safetensors`, its structure into `paper.json`.
+def write(candidate: Candidate, paper: Paper, folder: Path) -> None:
+    """Packs a candidate's parameters into `model.safetensors`, its structure into `paper.json`.
 
     The recipe stays behind: opening needs none of it, and its digits would count as model bytes.
     """
-    parameters = dict(module.named_parameters())
-    tensors = {
-        part_name(weight, part): tensor
-        for weight in paper.profile.weights()
-        for part, tensor in packed(paper.profile, weight, parameters[weight.name]).items()
-    }
+    profile, tensors = paper.profile, dict[str, Tensor]()
+    parameters = dict(candidate.module.named_parameters())
+    for weight in profile.weights():
+        grid = grid_of(candidate.grids, profile, weight)
+        found = packed(profile, weight, parameters[weight.name], grid)
+        tensors |= {part_name(weight, part): tensor for part, tensor in found.items()}
     save_file(tensors, folder / TENSORS)
-    opened = Paper(paper.profile, runtime=paper.runtime)
+    opened = Paper(profile, runtime=paper.runtime)
     (folder / STRUCTURE).write_text(json.dumps(opened.to_json(), allow_nan=False))
 
 

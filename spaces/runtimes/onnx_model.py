@@ -15,45 +15,44 @@ import numpy as np
 
 from ..families import family_of
 from ..family import Role
-from ..profile import Attention, Profile
+from ..profile import Attention
 from .activations import ACTIVATIONS, KEYS
 from .onnx_graph import OnnxGraph
 from .onnx_weights import OnnxWeights
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ..candidate import Candidate
 
 INPUTS: Final = {"input_ids": ("batch", "tokens"), "attention_mask": ("batch", "tokens")}
 
 
-def write_onnx(module: nn.Module, profile: Profile, path: Path) -> None:
+def write_onnx(candidate: Candidate, path: Path) -> None:
     """Writes a model to `path`: token ids and mask in, logits out, any batch and length.
 
     Args:
-        module: a transformers model of the profile's structure, adapters merged.
-        profile: structure and formats.
+        candidate: adapters merged; its paper says structure and formats.
         path: `model.onnx`; tensors of more than 2 GB go into `model.onnx.data`.
 
     Raises:
         StepFailed: kind `diverged`, a weight is not finite.
     """
-    writer = _Writer(module, profile)
-    rank = 2 if profile.head.kind == "classification" else 3
+    writer = _Writer(candidate)
+    rank = 2 if writer.profile.head.kind == "classification" else 3
     writer.graph.save(path, INPUTS, writer.logits(), rank)
 
 
 class _Writer:
     """What the parts of a model share while it is written."""
 
-    def __init__(self, module: nn.Module, profile: Profile) -> None:
-        self.module = module
-        self.profile = profile
-        self.config = cast(Any, module).config
-        self.family = family_of(profile.family)
+    def __init__(self, candidate: Candidate) -> None:
+        self.module = candidate.module
+        self.profile = candidate.paper.profile
+        self.config = cast(Any, self.module).config
+        self.family = family_of(self.profile.family)
         # Families whose parts normalise what comes in normalise once more at the end.
         self.norms_first = self.family.final_norm is not None
         self.graph = OnnxGraph()
-        self.weights = OnnxWeights(self.graph, module, profile)
+        self.weights = OnnxWeights(self.graph, candidate)
         self.tokens = self._axis("input_ids", 1)
         self.places = self._range(self.tokens)
         self.mask = self._mask()

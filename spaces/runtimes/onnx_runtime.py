@@ -55,7 +55,7 @@ class OnnxRuntimeDeploy:
         from .onnx_model import write_onnx
 
         profile = candidate.paper.profile
-        write_onnx(candidate.module, profile, folder / MODEL)
+        write_onnx(candidate, folder / MODEL)
         describe(folder, OnnxRuntime.name, OnnxRuntime.version, profile.head.kind)
 
 

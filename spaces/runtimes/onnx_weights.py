@@ -1,6 +1,7 @@
 """OnnxWeights: a model's weights as they are stored in an ONNX graph, and products with them.
 
     fp32   MatMul
+    fp16   the same, of a Cast to fp32 that is done once, when the file is opened
     int8   DynamicQuantizeLinear, MatMulInteger: activations are rounded with one scale a tensor
     int4   MatMulNBits of ONNX Runtime, which computes in int8 with a scale a block
 
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..profile import Profile, Weight
+from ..profile import Weight
+from .grid import grid_of
 from .onnx_graph import OnnxGraph
 from .packing import packed
 from .payload import PartName, sides
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ..candidate import Candidate
 
 _MICROSOFT: Final = "com.microsoft"
 _FLOAT: Final = {"to": 1}
@@ -27,24 +29,25 @@ _FLOAT: Final = {"to": 1}
 
 
 class OnnxWeights:
-    """The weights of a module, stored in a graph when they are first used.
+    """The weights of a candidate, stored in a graph when they are first used.
 
     Args:
         graph: where to.
-        module: holds the values.
-        profile: says the formats.
+        candidate: holds the values; its paper says the formats.
     """
 
-    def __init__(self, graph: OnnxGraph, module: nn.Module, profile: Profile) -> None:
+    def __init__(self, graph: OnnxGraph, candidate: Candidate) -> None:
         self._graph = graph
-        self._profile = profile
-        self._weights = {weight.name: weight for weight in profile.weights()}
-        self._values = dict(module.named_parameters())
+        self._profile = candidate.paper.profile
+        self._weights = {weight.name: weight for weight in self._profile.weights()}
+        self._values = dict(candidate.module.named_parameters())
+        self._grids = candidate.grids
         self._rounded: dict[str, list[str]] = {}
+        self._widened: dict[str, str] = {}
 
     def vector(self, name: str) -> str:
         """A stored bias or norm."""
-        return self._graph.tensor(name, self._parts(self._weights[name])["plain"])
+        return self._stored(self._weights[name], transposed=False)["plain"]
 
     def lookup(self, path: str, words: str) -> str:
         """Rows of a table: `(...)` numbers to `(..., width)`."""
@@ -145,6 +148,12 @@ class OnnxWeights:
     def _float(self, value: str) -> str:
         return self._graph.op("Cast", [value], _FLOAT)
 
+    def _wide(self, stored: str) -> str:
+        """A stored fp16 tensor in fp32; one node for each, however often it is read."""
+        if stored not in self._widened:
+            self._widened[stored] = self._float(stored)
+        return self._widened[stored]
+
     def _block(self, weight: Weight) -> int:
         return 2 * int(self._parts(weight)["int4"].shape[-1])
 
@@ -154,9 +163,12 @@ class OnnxWeights:
         for part, array in self._parts(weight).items():
             turned = transposed and (part == "int8" or (part == "plain" and weight.input_axis == 1))
             name = weight.name if part == "plain" else f"{weight.name}:{part}"
-            names[part] = self._graph.tensor(name, array.T if turned else array)
+            stored = self._graph.tensor(name, array.T if turned else array)
+            halved = part == "plain" and array.dtype == np.float16
+            names[part] = self._wide(stored) if halved else stored
         return names
 
     def _parts(self, weight: Weight) -> dict[PartName, np.ndarray]:
-        found = packed(self._profile, weight, self._values[weight.name])
+        grid = grid_of(self._grids, self._profile, weight)
+        found = packed(self._profile, weight, self._values[weight.name], grid)
         return {part: tensor.numpy() for part, tensor in found.items()}

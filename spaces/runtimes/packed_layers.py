@@ -5,25 +5,27 @@ int8 with a scale and a zero of their own when they come in (arXiv 2206.01861, s
 nothing is calibrated. On a sentence encoder that moves the logits by 6 %, without zeros by 10 %,
 with one scale a tensor by 14 %.
 
-Int4 matrices stand in memory as int8 rows, for the same product: the second rounding adds 1 % to
-the error of the first. Tables stay as packed as they are stored; only the words that are looked up
-are unpacked. Nothing here is resident in fp32.
+Int4 and int3 matrices stand in memory as int8 rows, for the same product: the second rounding adds
+1 % to the error of the first of int4. Tables stay as packed as they are stored; only the words that
+are looked up are unpacked. Nothing here is resident in fp32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from .packing import pack_int8, unpack_int4
+from .packing import pack_int8, unpack_groups
+from .payload import PartName
 
 _TOKENS = 128
 """Tokens multiplied at a time: more leave the cache between one pass and the next (2 x slower)."""
 
 _ROWS = 64
-"""Int4 rows turned into int8 ones at a time."""
+"""Packed rows turned into int8 ones at a time."""
 
 
 class Int8Linear(nn.Module):
@@ -63,18 +65,18 @@ class Int8Linear(nn.Module):
         torch.addcmul(self.bias, out, self.scale, out=out)
 
 
-def int8_from_int4(
-    pairs: Tensor, scale: Tensor, zero: Tensor, columns: int
-) -> tuple[Tensor, Tensor]:
-    """Int8 rows and their scales from packed int4 rows of `columns` weights.
+def int8_from_groups(stored: Mapping[PartName, Tensor], columns: int) -> tuple[Tensor, Tensor]:
+    """Int8 rows and their scales from packed int4 or int3 rows of `columns` weights.
 
     A few rows at a time: whole matrices in fp32 would stand in memory longer than they are needed.
     """
-    values = torch.empty(len(pairs), columns, dtype=torch.int8)
-    steps = torch.empty(len(pairs))
-    for start in range(0, len(pairs), _ROWS):
+    count = len(stored["scale"])
+    values = torch.empty(count, columns, dtype=torch.int8)
+    steps = torch.empty(count)
+    for start in range(0, count, _ROWS):
         part = slice(start, start + _ROWS)
-        rows = pack_int8(unpack_int4(pairs[part], scale[part], zero[part])[:, :columns])
+        found = unpack_groups({name: tensor[part] for name, tensor in stored.items()})
+        rows = pack_int8(found[:, :columns])
         values[part], steps[part] = rows["int8"], rows["scale"]
     return values, steps
 
@@ -98,28 +100,26 @@ class Int8Table(nn.Module):
         return (self.values[words].float() * self.scale[words].unsqueeze(-1)).to(self.dtype)
 
 
-class Int4Table(nn.Module):
-    """An embedding table of packed int4 rows.
+class GroupTable(nn.Module):
+    """An embedding table of packed int4 or int3 rows.
 
     Args:
-        pairs, scale, zero: as `pack_int4` returns them.
+        stored: as `pack_groups` returns it.
         width: weights of a row.
         dtype: what it answers in.
     """
 
-    def __init__(
-        self, pairs: Tensor, scale: Tensor, zero: Tensor, width: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, stored: Mapping[PartName, Tensor], width: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.pairs = nn.Buffer(pairs)
-        self.scale = nn.Buffer(scale)
-        self.zero = nn.Buffer(zero)
+        self.parts: tuple[PartName, ...] = tuple(stored)
+        for name, tensor in stored.items():
+            setattr(self, name, nn.Buffer(tensor))
         self.width = width
         self.dtype = dtype
 
     def forward(self, words: Tensor) -> Tensor:
         """`(...)` numbers to `(..., width)`."""
-        rows = unpack_int4(self.pairs[words], self.scale[words], self.zero[words])
+        rows = unpack_groups({name: self.get_buffer(name)[words] for name in self.parts})
         return rows[..., : self.width].to(self.dtype)
 
 

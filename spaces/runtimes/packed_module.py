@@ -1,7 +1,8 @@
 """packed_module: a model of a profile's structure that computes from packed tensors.
 
 Hidden states have the type of the norms: bf16 from end to end where everything is declared bf16,
-fp32 otherwise. A matrix or table of another type answers in the type of the hidden states.
+fp32 otherwise. A matrix or table of another type answers in the type of the hidden states. What is
+stored in fp16 becomes fp32 when it is read: processors multiply fp16 slowly or not at all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ..build import build
 from ..families import family_of
 from ..profile import Profile, Weight
-from .packed_layers import Cast, Int4Table, Int8Linear, Int8Table, int8_from_int4
+from .packed_layers import Cast, GroupTable, Int8Linear, Int8Table, int8_from_groups
 from .payload import PartName, parts, sides
 
 Stored = Mapping[PartName, Tensor]
@@ -32,6 +33,8 @@ _TYPES: Final = {
 
 def packed_module(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
     """A transformers model, in eval mode, that holds packed tensors and nothing beside them.
+
+    fp16 alone is not held as it is stored.
 
     Args:
         profile: structure and formats.
@@ -86,7 +89,8 @@ def _stored(profile: Profile, weight: Weight, tensors: Mapping[str, Tensor]) -> 
         wanted = (part.shape, _TYPES[part.dtype])
         if tensor is None or (tuple(tensor.shape), tensor.dtype) != wanted:
             raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
-        found[part.name] = tensor
+        halved = part.name == "plain" and part.dtype == "fp16"
+        found[part.name] = tensor.float() if halved else tensor
     return found
 
 
@@ -129,12 +133,10 @@ def _place_tied(
 def _table(weight: Weight, stored: Stored, hidden: torch.dtype) -> nn.Module:
     if "int8" in stored:
         return Int8Table(stored["int8"], stored["scale"], hidden)
-    pairs, scale, zero = stored["int4"], stored["scale"], stored["zero"]
-    return Int4Table(pairs, scale, zero, sides(weight)[1], hidden)
+    return GroupTable(stored, sides(weight)[1], hidden)
 
 
 def _linear(weight: Weight, stored: Stored, bias: Tensor | None) -> nn.Module:
     if "int8" in stored:
         return Int8Linear(stored["int8"], stored["scale"], bias)
-    pairs, scale, zero = stored["int4"], stored["scale"], stored["zero"]
-    return Int8Linear(*int8_from_int4(pairs, scale, zero, sides(weight)[1]), bias)
+    return Int8Linear(*int8_from_groups(stored, sides(weight)[1]), bias)

@@ -1,9 +1,9 @@
 """Packing: a weight as the few bytes that are stored, and back.
 
-Round to nearest, s from the extremes (arXiv 2103.13630, eq. 2-4): |w - unpacked(w)| <= s / 2.
-int8 is symmetric with one scale a row: on a sentence encoder its root mean square error is 1.1 % of
-the weights', against 9.6 % with one scale a tensor. int4 has a zero point a group: 8.2 % at groups
-of 32, against 9.1 % when symmetric, for an eighth of a bit more.
+Round to nearest unless a grid is given: |w - unpacked(w)| <= s / 2. int8 is symmetric with one
+scale a row: on a sentence encoder its root mean square error is 1.1 % of the weights', against
+9.6 % with one scale a tensor. int4 has a zero point a group: 8.2 % at groups of 32, against 9.1 %
+when symmetric, for an eighth of a bit more.
 """
 
 from __future__ import annotations
@@ -14,32 +14,44 @@ import torch
 from torch import Tensor
 
 from ...errors import StepFailed
-from ..profile import Format, Profile, Weight
-from .payload import DEFAULT_GROUP, PartName, sides, stored_format
+from ..profile import WHOLE, Format, Profile, Weight
+from .grid import Grid, extremes, grouped, rows_of
+from .payload import PartName, sides, stored_format
 
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_SMALLEST = 2.0**-24
-"""The smallest fp16 number: what a scale is when all its weights are zero."""
 
 
-def packed(profile: Profile, weight: Weight, tensor: Tensor) -> dict[PartName, Tensor]:
+def packed(
+    profile: Profile, weight: Weight, tensor: Tensor, grid: Grid | None = None
+) -> dict[PartName, Tensor]:
     """The parts that `payload.parts` promises for a weight.
 
     Args:
         profile: says the format.
         weight: which one.
         tensor: its values, fp32, as the module lays them out.
+        grid: on which they already stand; None: they are rounded to the nearest.
 
     Raises:
-        StepFailed: kind `diverged`, it is not finite everywhere.
+        StepFailed: kind `diverged`, it is not finite everywhere; `illegal`, it is too large for
+            fp16; `crashed`, it has left its grid.
     """
     if not bool(torch.isfinite(tensor).all()):
         raise StepFailed("diverged", f"{weight.name} holds NaN or infinity; it cannot be stored")
     form = stored_format(profile, weight)
-    if form.name in _FLOATS:
-        return {"plain": tensor.detach().to(_FLOATS[form.name]).contiguous()}
-    rows = tensor.detach().t() if _transposed(weight) else tensor.detach()
-    return pack_int8(rows) if form.name == "int8" else pack_int4(rows, form)
+    if form.name not in WHOLE:
+        plain = tensor.detach().to(_FLOATS[form.name]).contiguous()
+        if not bool(torch.isfinite(plain).all()):
+            raise StepFailed("illegal", f"{weight.name} is too large for fp16; choose bf16")
+        return {"plain": plain}
+    rows = rows_of(weight, tensor.detach())
+    if grid is not None and not torch.equal(grid.values(grid.nearest(rows)), rows):
+        raise StepFailed(
+            "crashed",
+            f"{weight.name} was changed after its integers were chosen; a step that changes "
+            "weights must drop the candidate's grids",
+        )
+    return pack_int8(rows, grid) if form.name == "int8" else pack_groups(rows, form, grid)
 
 
 def unpacked(parts: Mapping[PartName, Tensor], weight: Weight) -> Tensor:
@@ -50,70 +62,57 @@ def unpacked(parts: Mapping[PartName, Tensor], weight: Weight) -> Tensor:
     if "int8" in parts:
         values = parts["int8"].float() * parts["scale"][:, None]
     else:
-        values = unpack_int4(parts["int4"], parts["scale"], parts["zero"])[:, :columns]
-    return (values.t() if _transposed(weight) else values).contiguous()
+        values = unpack_groups(parts)[:, :columns]
+    return rows_of(weight, values).contiguous()
 
 
-def pack_int8(rows: Tensor) -> dict[PartName, Tensor]:
+def pack_int8(rows: Tensor, grid: Grid | None = None) -> dict[PartName, Tensor]:
     """Int8 values and their scales, one a row.
 
     Args:
-        rows: `(n, k)` fp32.
+        rows: `(n, k)` fp32. grid: None: from their extremes.
 
     Returns:
         `int8` `(n, k)` in [-127, 127]; `scale` `(n,)` fp32.
     """
-    scale = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    values = torch.round(rows / scale[:, None]).clamp(-127, 127)
-    return {"int8": values.to(torch.int8).contiguous(), "scale": scale}
+    grid = grid or extremes(rows, Format("int8"))
+    values = grid.nearest(rows).to(torch.int8)
+    return {"int8": values.contiguous(), "scale": grid.scale[:, 0].contiguous()}
 
 
-def pack_int4(rows: Tensor, form: Format) -> dict[PartName, Tensor]:
-    """Four-bit values, two a byte, the first in the low half; scales and zeros, one a group.
+def pack_groups(rows: Tensor, form: Format, grid: Grid | None = None) -> dict[PartName, Tensor]:
+    """Values of 4 or 3 bits, the first in the lowest bits; scales and zeros, one a group.
 
     Args:
         rows: `(n, k)` fp32.
-        form: says how many weights share a scale.
+        form: int4 or int3, with how many weights share a scale.
+        grid: None: from their extremes.
 
     Returns:
-        `int4` `(n, groups, size / 2)` uint8; `scale` `(n, groups)` fp16; `zero`
-        `(n, ceil(groups / 2))` uint8.
+        `int4` `(n, groups, size / 2)` or `int3` `(n, groups, 3 size / 8)` uint8; `scale`
+        `(n, groups)` fp16; `zero` `(n, ceil(groups / 2))` uint8.
     """
-    groups = _grouped(rows, form.group_size or DEFAULT_GROUP)
-    low = groups.amin(dim=2).clamp(max=0)
-    span = groups.amax(dim=2).clamp(min=0) - low
-    scale = _not_below(span / 15)
-    wide = scale.float()
-    zero = torch.round(-low / wide)
-    values = torch.round(groups / wide[..., None]).add_(zero[..., None]).clamp_(0, 15)
-    return {
-        "int4": _pairs(values.to(torch.uint8)),
-        "scale": scale,
-        "zero": _pairs(zero.to(torch.uint8)),
-    }
+    grid = grid or extremes(rows, form)
+    filled = grouped(rows, grid.size)
+    values = grid.nearest(filled.flatten(1)).reshape(filled.shape).to(torch.uint8)
+    stored: dict[PartName, Tensor] = {"scale": grid.scale.half()}
+    if form.name == "int3":
+        stored["int3"] = _triples(values)
+    else:
+        stored["int4"] = _pairs(values)
+    return {**stored, "zero": _pairs(grid.zero.to(torch.uint8))}
 
 
-def unpack_int4(pairs: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """The fp32 values of packed rows: `(..., groups * size)`, filling included."""
-    zeros = _halves(zero)[..., : scale.shape[-1]]
-    values = (_halves(pairs).float() - zeros[..., None]) * scale.float()[..., None]
-    return values.flatten(-2)
-
-
-def _grouped(rows: Tensor, size: int) -> Tensor:
-    filling = -rows.shape[1] % size
-    return torch.nn.functional.pad(rows, (0, filling)).reshape(rows.shape[0], -1, size)
-
-
-def _not_below(scale: Tensor) -> Tensor:
-    """Scales in fp16, rounded up, so that the extremes of a group stay in reach."""
-    half = scale.clamp(min=_SMALLEST).half()
-    short = half.float() < scale
-    # The next number of the same sign is the next pattern of bits.
-    return torch.where(short, (half.view(torch.int16) + 1).view(torch.float16), half)
+def unpack_groups(parts: Mapping[PartName, Tensor]) -> Tensor:
+    """The fp32 values of what `pack_groups` packed: `(..., groups * size)`, filling included."""
+    scale = parts["scale"]
+    values = _eighths(parts["int3"]) if "int3" in parts else _halves(parts["int4"])
+    zeros = _halves(parts["zero"])[..., : scale.shape[-1]]
+    return ((values.float() - zeros[..., None]) * scale.float()[..., None]).flatten(-2)
 
 
 def _pairs(values: Tensor) -> Tensor:
+    """Two values of four bits a byte, the first in the low half."""
     even = torch.nn.functional.pad(values, (0, values.shape[-1] % 2))
     return (even[..., 0::2] | (even[..., 1::2] << 4)).contiguous()
 
@@ -122,5 +121,16 @@ def _halves(pairs: Tensor) -> Tensor:
     return torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
 
 
-def _transposed(weight: Weight) -> bool:
-    return weight.role == "matrix" and weight.input_axis == 0
+def _triples(values: Tensor) -> Tensor:
+    """Eight values of three bits in three bytes, a number of 24 bits with the lowest byte first."""
+    eights = values.unflatten(-1, (-1, 8)).int()
+    number = (eights << torch.arange(0, 24, 3, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
+    bytes_ = number[..., None] >> torch.arange(0, 24, 8, dtype=torch.int32)
+    return (bytes_ & 255).to(torch.uint8).flatten(-2)
+
+
+def _eighths(triples: Tensor) -> Tensor:
+    bytes_ = triples.unflatten(-1, (-1, 3)).int()
+    number = (bytes_ << torch.arange(0, 24, 8, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
+    eights = number[..., None] >> torch.arange(0, 24, 3, dtype=torch.int32)
+    return (eights & 7).to(torch.uint8).flatten(-2)

@@ -6,6 +6,7 @@
     int8               (rows, columns) int8, symmetric, one fp32 scale a row
     int4               two a byte in groups along a row, with an fp16 scale and a 4-bit zero a group
                        (two zeros a byte); the last group of a row is filled up
+    int3               the same with eight in three bytes; zeros still take four bits
 
 A row is what one output reads (or what one word looks up), however the module lays it out.
 """
@@ -16,11 +17,11 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..profile import Format, Profile, Weight
+from ..profile import WHOLE, Format, Profile, Weight
 
-PartName = Literal["plain", "int8", "int4", "scale", "zero"]
+PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero"]
 DEFAULT_GROUP: Final = 32
-"""Weights that share an int4 scale where the format does not say."""
+"""Weights that share an int4 or int3 scale where the format does not say."""
 
 _BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "uint8": 1}
 
@@ -43,7 +44,7 @@ def stored_format(profile: Profile, weight: Weight) -> Format:
     """The format that a weight is stored in: its group's, but vectors stay at 16 bits or more."""
     declared = profile.format_of(weight.group)
     vector = weight.role == "vector"
-    return Format() if vector and declared.name in {"int8", "int4"} else declared
+    return Format() if vector and declared.name in WHOLE else declared
 
 
 def parts(profile: Profile, weight: Weight) -> tuple[Part, ...]:
@@ -52,12 +53,12 @@ def parts(profile: Profile, weight: Weight) -> tuple[Part, ...]:
     if form.name == "int8":
         rows, columns = sides(weight)
         return (Part("int8", "int8", (rows, columns)), Part("scale", "fp32", (rows,)))
-    if form.name == "int4":
+    if form.name == "int4" or form.name == "int3":
         rows, columns = sides(weight)
         size = form.group_size or DEFAULT_GROUP
         groups = -(-columns // size)
         return (
-            Part("int4", "uint8", (rows, groups, size // 2)),
+            Part(form.name, "uint8", (rows, groups, size * form.bits // 8)),
             Part("scale", "fp16", (rows, groups)),
             Part("zero", "uint8", (rows, -(-groups // 2))),
         )

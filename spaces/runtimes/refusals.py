@@ -7,17 +7,17 @@ from dataclasses import replace
 from typing import Final
 
 from ..families import family_of, plain_objection
-from ..profile import FormatName, Group, Profile
+from ..profile import WHOLE, FormatName, Group, Profile
 from .activations import ACTIVATIONS, activation_of
 
-_MATRICES: Final = frozenset({"fp32", "int8", "int4"})
+_MATRICES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
 ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
     "embeddings": _MATRICES,
     "attention": _MATRICES,
     "ffn": _MATRICES,
     "head": _MATRICES,
 }
-"""What ONNX Runtime computes with on CPU; bf16 it has no kernels for."""
+"""What ONNX Runtime computes with on CPU, or reads as fp32 (fp16); bf16 it has no kernels for."""
 
 _ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotations that do not depend on a text's length."""
@@ -66,9 +66,11 @@ def onnx_refusals(profile: Profile) -> Iterator[str]:
 
 def hf_refusals(profile: Profile) -> Iterator[str]:
     """Why transformers' own classes and a plain safetensors file cannot hold a model."""
-    packed = sorted({f.name for _, f in profile.formats} & {"int8", "int4"})
-    for name in packed:
+    names = {form.name for _, form in profile.formats}
+    for name in sorted(names & WHOLE):
         yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
+    if "fp16" in names:
+        yield "hf folders are written in fp32 or bf16; leave hf out of deploy, or choose bf16"
     reason = plain_objection(replace(profile, adapters=()))
     if reason is not None:
         yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"

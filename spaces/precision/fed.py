@@ -1,0 +1,217 @@
+"""What each matrix is fed on the calibration split, block by block.
+
+The walk of arXiv 2210.17323 (section 4): a block's matrices are looked at with what the blocks
+before it let through as they are now, so that a later block makes up for what an earlier one lost.
+Within a block all matrices are looked at before any of them changes. Costs two passes over the
+calibration items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import DataError
+from ..batching import inputs_of
+from ..candidate import Candidate
+from ..families import family_of
+from ..profile import Profile, Weight
+from ..runtimes.grid import is_whole
+from ..steps import Bench
+from ..task import trimmed
+
+TOKENS: Final = 8192
+"""Tokens that are looked at, padding included: more than any matrix here has columns."""
+
+_BATCH: Final = 16
+
+
+@dataclass
+class Fed:
+    """What came into one matrix, over all tokens that are no padding.
+
+    Args:
+        gram: `(k, k)` float64, the sum of x x^T: half of the Hessian of the squared output error.
+        total: `(k,)` float64, the sum of |x|.
+        largest: `(k,)`, the largest |x|.
+    """
+
+    gram: Tensor
+    total: Tensor
+    largest: Tensor
+
+    def scaled(self, columns: Tensor) -> Fed:
+        """The same where every column had been multiplied by a number, `(k,)`."""
+        wide = columns.double()
+        gram = self.gram * wide[:, None] * wide
+        return Fed(gram, self.total * wide, self.largest * columns)
+
+
+Visit = Callable[[Sequence[Weight], Mapping[str, Fed]], None]
+"""Gets the matrices of one block that are stored in whole numbers, and what each is fed."""
+
+
+def by_block(candidate: Candidate, bench: Bench, visit: Visit) -> None:
+    """Visits every block in turn, then the matrices behind the blocks one by one.
+
+    Args:
+        candidate: the visitor changes its module in place.
+        bench: where the calibration items come from.
+        visit: called once a block.
+
+    Raises:
+        DataError: the calibration split is empty.
+    """
+    profile, module = candidate.paper.profile, candidate.module
+    batches = _batches(bench, next(module.parameters()).device)
+    matrices = [w for w in profile.weights() if w.role == "matrix" and is_whole(profile, w)]
+    blocks = module.get_submodule(family_of(profile.family).layer)
+    assert isinstance(blocks, nn.ModuleList)
+    calls = _calls(module, profile, blocks, batches)
+    for index, block in enumerate(blocks):
+        inside = [weight for weight in matrices if weight.layer == index]
+        with _watching(module, inside) as watch:
+            for call, batch in zip(calls[index], batches, strict=True):
+                watch.turn_to(batch["attention_mask"])
+                call.run(block)
+        visit(inside, watch.found)
+        for place, call in enumerate(calls[index]):
+            if index + 1 < len(blocks):
+                calls[index + 1][place].hidden = call.run(block)
+            call.hidden = None  # what a block was fed is not needed again
+        bench.progress(index + 1, len(blocks))
+    for weight in (weight for weight in matrices if weight.layer is None):
+        with _watching(module, [weight]) as watch, torch.no_grad():
+            for batch in batches:
+                watch.turn_to(batch["attention_mask"])
+                module(**batch)
+        visit([weight], watch.found)
+
+
+@dataclass
+class _Call:
+    """How the model calls one block for one batch."""
+
+    hidden: Tensor | None
+    rest: tuple[Any, ...]
+    named: dict[str, Any]
+
+    @torch.no_grad()
+    def run(self, block: nn.Module) -> Tensor:
+        answer: Any = block(self.hidden, *self.rest, **self.named)
+        hidden: Tensor = answer[0] if isinstance(answer, tuple) else answer
+        return hidden
+
+
+def _batches(bench: Bench, device: torch.device) -> list[dict[str, Tensor]]:
+    batches: list[dict[str, Tensor]] = []
+    left = TOKENS
+    for batch in bench.batches("calibration", batch=_BATCH):
+        batches.append(inputs_of(trimmed(batch), device))
+        left -= batches[-1]["input_ids"].numel()
+        if left <= 0:
+            break
+    if not batches:
+        raise DataError(
+            "the calibration split is empty; choose a precision that reads no data (int8, int4, "
+            "hqq), or give the task calibration items"
+        )
+    return batches
+
+
+@torch.no_grad()
+def _calls(
+    module: nn.Module,
+    profile: Profile,
+    blocks: nn.ModuleList,
+    batches: Sequence[Mapping[str, Tensor]],
+) -> list[list[_Call]]:
+    """How each block is called for each batch; only the first one's hidden states are kept."""
+    family = family_of(profile.family)
+    base = module.get_submodule(family.base)  # the head's logits may be larger than the model
+    cache = {"use_cache": False} if family.kind == "decoder" else {}
+    calls: list[list[_Call]] = [[] for _ in blocks]
+
+    def note(index: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            hidden = args[0] if index == 0 else None
+            calls[index].append(_Call(hidden, args[1:], named))
+
+        return hook
+
+    handles = [
+        block.register_forward_pre_hook(note(index), with_kwargs=True)
+        for index, block in enumerate(blocks)
+    ]
+    try:
+        for batch in batches:
+            base(**batch, **cache)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+class _Watch:
+    """Sums up what matrices are fed; those that read one tensor share one sum."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Fed] = {}
+        self._mask = torch.ones(0)
+        self._seen: list[tuple[Tensor, Fed]] = []
+
+    def turn_to(self, mask: Tensor) -> None:
+        """Makes the next inputs those of this batch, `(b, s)`."""
+        self._mask = mask.bool()
+        self._seen = []
+
+    def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        """Notes what a matrix is fed."""
+
+        def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            shared = next((fed for tensor, fed in self._seen if tensor is args[0]), None)
+            if shared is None:
+                self._seen.append((args[0], self._add(name, args[0])))
+            else:
+                self.found[name] = shared
+
+        return note
+
+    def _add(self, name: str, entering: Tensor) -> Fed:
+        tokens = self._real(entering).float()
+        if name not in self.found:
+            wide = tokens.new_zeros(tokens.shape[1], dtype=torch.float64)
+            self.found[name] = Fed(wide.new_zeros(len(wide), len(wide)), wide, wide.float())
+        fed = self.found[name]
+        fed.gram += (tokens.t() @ tokens).double()
+        fed.total = fed.total + tokens.abs().sum(dim=0).double()
+        fed.largest = fed.largest.maximum(tokens.abs().amax(dim=0))
+        return fed
+
+    def _real(self, entering: Tensor) -> Tensor:
+        """The rows of an input that are no padding: `(tokens, k)`."""
+        if entering.dim() == 3:
+            return entering[self._mask]
+        # A pooler reads one position a text; some modules see all positions flattened.
+        return entering[self._mask.flatten()] if len(entering) == self._mask.numel() else entering
+
+
+@contextmanager
+def _watching(module: nn.Module, weights: Sequence[Weight]) -> Iterator[_Watch]:
+    watch = _Watch()
+    handles = [
+        module.get_submodule(weight.name.removesuffix(".weight")).register_forward_pre_hook(
+            watch.hook(weight.name)
+        )
+        for weight in weights
+    ]
+    try:
+        yield watch
+    finally:
+        for handle in handles:
+            handle.remove()
