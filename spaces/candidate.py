@@ -5,12 +5,13 @@ FOLDER/weights.safetensors  every parameter, tied ones once, by `Profile.weights
 FOLDER/train.safetensors    the optimiser's state, only where training may go on
 FOLDER/train.json           the step it stands at
 FOLDER/notes.json           facts that steps keep, only where there are any
+FOLDER/masks.safetensors    what training may not move, only where there is any
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,12 +44,14 @@ class Candidate:
         paper: what it is on paper.
         train_state: where training stands; None when no Train step came last.
         notes: facts that steps want to keep (which heads were removed, ...), JSON.
+        masks: bool, by parameter name: where False, the value stays what it is, whatever trains.
     """
 
     module: nn.Module
     paper: Paper
     train_state: TrainState | None = None
     notes: dict[str, Any] | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_candidate(candidate: Candidate, folder: Path) -> None:
@@ -66,6 +69,8 @@ def save_candidate(candidate: Candidate, folder: Path) -> None:
         if state is not None:
             save_file(_tensors(state.tensors), folder / _TRAIN)
             _write_json(folder / "train.json", {"step": state.step})
+        if candidate.masks:
+            save_file(_tensors(candidate.masks), folder / _MASKS)
         if candidate.notes is not None:
             _write_json(folder / "notes.json", candidate.notes)
     except OSError as error:
@@ -92,17 +97,19 @@ def load_candidate(folder: Path) -> Candidate:
             state = TrainState(step, load_file(folder / _TRAIN))
         notes = folder / "notes.json"
         kept = json.loads(notes.read_text()) if notes.is_file() else None
+        masks = load_file(folder / _MASKS) if (folder / _MASKS).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StorageFailed(f"{folder} does not hold a whole candidate: {error}") from error
     module = build(paper.profile)
     wrong = fill(module, tensors)
     if wrong:
         raise StorageFailed(f"{folder}: weights do not fit the paper: {', '.join(wrong[:5])}")
-    return Candidate(module, paper, state, kept)
+    return Candidate(module, paper, state, kept, masks)
 
 
 _WEIGHTS = "weights.safetensors"
 _TRAIN = "train.safetensors"
+_MASKS = "masks.safetensors"
 
 
 def _write_json(file: Path, value: Any) -> None:

@@ -19,6 +19,7 @@ from ..profile import Attention, Profile
 from .activations import ACTIVATIONS, KEYS
 from .onnx_graph import OnnxGraph
 from .onnx_weights import OnnxWeights
+from .payload import with_zeros
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,7 @@ class _Writer:
         # Families whose parts normalise what comes in normalise once more at the end.
         self.norms_first = self.family.final_norm is not None
         self.graph = OnnxGraph()
-        self.weights = OnnxWeights(self.graph, module, profile)
+        self.weights = OnnxWeights(self.graph, module, with_zeros(profile))
         self.tokens = self._axis("input_ids", 1)
         self.places = self._range(self.tokens)
         self.mask = self._mask()

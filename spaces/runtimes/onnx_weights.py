@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ..family import NARROW, WIDEN
 from ..profile import Profile, Weight
 from .onnx_graph import OnnxGraph
 from .packing import packed
@@ -61,6 +62,8 @@ class OnnxWeights:
 
     def linear(self, path: str, hidden: str) -> str:
         """`(..., inputs)` to `(..., outputs)`, with the bias if there is one."""
+        if f"{path}.{NARROW}.weight" in self._weights:
+            return self.linear(f"{path}.{WIDEN}", self.linear(f"{path}.{NARROW}", hidden))
         weight = self._weights[f"{path}.weight"]
         product = self._product(weight, hidden)
         bias = f"{path}.bias"

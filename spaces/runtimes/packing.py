@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ...errors import StepFailed
 from ..profile import Format, Profile, Weight
-from .payload import DEFAULT_GROUP, PartName, sides, stored_format
+from .payload import DEFAULT_GROUP, PartName, is_thinned, sides, stored_format
+from .thinning import thickened, thinned
 
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST = 2.0**-24
@@ -36,14 +37,29 @@ def packed(profile: Profile, weight: Weight, tensor: Tensor) -> dict[PartName, T
     if not bool(torch.isfinite(tensor).all()):
         raise StepFailed("diverged", f"{weight.name} holds NaN or infinity; it cannot be stored")
     form = stored_format(profile, weight)
-    if form.name in _FLOATS:
-        return {"plain": tensor.detach().to(_FLOATS[form.name]).contiguous()}
     rows = tensor.detach().t() if _transposed(weight) else tensor.detach()
-    return pack_int8(rows) if form.name == "int8" else pack_int4(rows, form)
+    thin = is_thinned(profile, weight)
+    if form.name in _FLOATS:
+        given = rows if thin else tensor.detach()
+        found: dict[PartName, Tensor] = {"plain": given.to(_FLOATS[form.name]).contiguous()}
+    else:
+        found = pack_int8(rows) if form.name == "int8" else pack_int4(rows, form)
+    return thinned(found, rows, profile.zeros(weight), weight.name) if thin else found
+
+
+def thick(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:
+    """The parts with their zeros, as a weight has them that is not stored sparse."""
+    if "mask" not in parts:
+        return parts
+    found = thickened(parts, sides(weight)[1])
+    if "plain" in found and _transposed(weight):
+        found["plain"] = found["plain"].t().contiguous()
+    return found
 
 
 def unpacked(parts: Mapping[PartName, Tensor], weight: Weight) -> Tensor:
     """The fp32 values that stored parts stand for, as the module lays them out."""
+    parts = thick(parts, weight)
     if "plain" in parts:
         return parts["plain"].float()
     _, columns = sides(weight)
