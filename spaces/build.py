@@ -6,6 +6,7 @@ extraction, shrinking and reading back.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import ModelError
 from .families import carrier_config, family_of, plain_config
-from .family import Family
+from .family import NARROW, WIDEN, Family
 from .profile import Adapter, Attention, Profile
 
 
@@ -113,7 +114,13 @@ def _cut(module: nn.Module, family: Family, profile: Profile) -> None:
             _without_feed_forward(block, family)
     for weight in profile.weights():
         if weight.role == "matrix" and weight.layer is not None:
-            _resize(module, weight.name.removesuffix(".weight"), weight.shape)
+            path, _, leaf = weight.name.removesuffix(".weight").rpartition(".")
+            if leaf == NARROW:
+                _narrow(module, path, weight.shape)
+            elif leaf == WIDEN:
+                _widen(module, path, weight.shape)
+            else:
+                _resize(module, f"{path}.{leaf}", weight.shape)
 
 
 def _resize(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
@@ -125,6 +132,19 @@ def _resize(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
     else:
         new = nn.Linear(shape[1], shape[0], bias=old.bias is not None)
     module.set_submodule(path, new)
+
+
+def _narrow(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
+    """Puts the first of two thin matrices before the one that is there."""
+    first = nn.Linear(shape[1], shape[0], bias=False)
+    pair = OrderedDict({NARROW: first, WIDEN: module.get_submodule(path)})
+    module.set_submodule(path, nn.Sequential(pair))
+
+
+def _widen(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
+    """Puts the second thin matrix in the place of the whole one; Linear in every family."""
+    bias = getattr(module.get_submodule(f"{path}.{WIDEN}"), "bias", None) is not None
+    module.set_submodule(f"{path}.{WIDEN}", nn.Linear(shape[1], shape[0], bias=bias))
 
 
 def _set_heads(block: nn.Module, family: Family, attention: Attention, seat: int) -> None:

@@ -5,6 +5,7 @@ FOLDER/weights.safetensors  every parameter, tied ones once, by `Profile.weights
 FOLDER/train.safetensors    the optimiser's state, only where training may go on
 FOLDER/train.json           the step it stands at
 FOLDER/notes.json           facts that steps keep, only where there are any
+FOLDER/masks.safetensors    what training may not move, only where there is any
 FOLDER/grids.safetensors    scales and zeros that a step chose, only where one did
 """
 
@@ -44,6 +45,7 @@ class Candidate:
         paper: what it is on paper.
         train_state: where training stands; None when no Train step came last.
         notes: facts that steps want to keep (which heads were removed, ...), JSON.
+        masks: bool, by parameter name: where False, the value stays what it is, whatever trains.
         grids: of weights that already stand on the numbers they are stored as, by
             `NAME:scale` and `NAME:zero`; see `runtimes/grid.py`. A step that changes weights
             leaves them out.
@@ -53,6 +55,7 @@ class Candidate:
     paper: Paper
     train_state: TrainState | None = None
     notes: dict[str, Any] | None = None
+    masks: dict[str, Tensor] = field(default_factory=dict)
     grids: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -71,6 +74,8 @@ def save_candidate(candidate: Candidate, folder: Path) -> None:
         if state is not None:
             save_file(_tensors(state.tensors), folder / _TRAIN)
             _write_json(folder / "train.json", {"step": state.step})
+        if candidate.masks:
+            save_file(_tensors(candidate.masks), folder / _MASKS)
         if candidate.notes is not None:
             _write_json(folder / "notes.json", candidate.notes)
         if candidate.grids:
@@ -99,6 +104,7 @@ def load_candidate(folder: Path) -> Candidate:
             state = TrainState(step, load_file(folder / _TRAIN))
         notes = folder / "notes.json"
         kept = json.loads(notes.read_text()) if notes.is_file() else None
+        masks = load_file(folder / _MASKS) if (folder / _MASKS).is_file() else {}
         grids = load_file(folder / _GRIDS) if (folder / _GRIDS).is_file() else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise StorageFailed(f"{folder} does not hold a whole candidate: {error}") from error
@@ -106,11 +112,12 @@ def load_candidate(folder: Path) -> Candidate:
     wrong = fill(module, tensors)
     if wrong:
         raise StorageFailed(f"{folder}: weights do not fit the paper: {', '.join(wrong[:5])}")
-    return Candidate(module, paper, state, kept, grids)
+    return Candidate(module, paper, state, kept, masks, grids)
 
 
 _WEIGHTS = "weights.safetensors"
 _TRAIN = "train.safetensors"
+_MASKS = "masks.safetensors"
 _GRIDS = "grids.safetensors"
 
 

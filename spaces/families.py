@@ -297,6 +297,8 @@ def plain_objection(profile: Profile) -> str | None:
     layer, family = profile.layers[0], family_of(profile.family)
     if layer.attention is None or layer.feed_forward is None:
         return "layers lack their attention or feed-forward part"
+    if layer.attention.rank is not None or layer.feed_forward.rank is not None:
+        return "matrices are products of two thin ones"
     heads, head_width = layer.attention.heads, layer.attention.head_width
     if family.sizes.head_width is None and heads * head_width != profile.width:
         return f"{heads} heads of {head_width} do not add up to the width {profile.width}"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ..errors import ModelError
-from .profile import Attention, FeedForward, Group, Head, Layer, Profile, Weight
+from .profile import Attention, FeedForward, Group, Head, Layer, Profile, Weight, is_thin
 
 Kind = Literal["encoder", "decoder"]
 Role = Literal[
@@ -26,6 +26,10 @@ Role = Literal[
     "ffn.norm",
 ]
 """The modules of one layer, by what they do."""
+
+NARROW: Final = "narrow"
+WIDEN: Final = "widen"
+"""The two thin matrices in the place of one, by their paths below its own: `widen @ narrow`."""
 
 
 @dataclass(frozen=True)
@@ -229,20 +233,21 @@ class Family:
             yield from self._attention_weights(profile, index, layer.attention)
             yield from self._norm(self.path("attention.norm", index), width, index)
         if layer.feed_forward is not None:
-            hidden = layer.feed_forward.width
+            hidden, rank = layer.feed_forward.width, layer.feed_forward.rank
             bias = _flag(profile, self.ffn_bias)
             rising: tuple[Role, ...] = ("ffn.gate", "ffn.up") if self.gated else ("ffn.up",)
             for role in rising:
-                yield from self._matrix(self.path(role, index), width, hidden, bias, "ffn", index)
+                path = self.path(role, index)
+                yield from self._matrix(path, width, hidden, bias, "ffn", index, rank)
             down = self.path("ffn.down", index)
-            yield from self._matrix(down, hidden, width, bias, "ffn", index)
+            yield from self._matrix(down, hidden, width, bias, "ffn", index, rank)
             yield from self._norm(self.path("ffn.norm", index), width, index)
 
     def _attention_weights(
         self, profile: Profile, index: int, attention: Attention
     ) -> Iterator[Weight]:
         self._check_heads(attention, index)
-        width = profile.width
+        width, rank = profile.width, attention.rank
         inner = attention.heads * attention.head_width
         inner_kv = attention.kv_heads * attention.head_width
         bias = _flag(profile, self.qkv_bias)
@@ -256,9 +261,9 @@ class Family:
             path = self.path(role, index)
             merged[path] = merged.get(path, 0) + out
         for path, out in merged.items():
-            yield from self._matrix(path, width, out, bias, "attention", index)
+            yield from self._matrix(path, width, out, bias, "attention", index, rank)
         path, bias = self.path("attention.output", index), _flag(profile, self.output_bias)
-        yield from self._matrix(path, inner, width, bias, "attention", index)
+        yield from self._matrix(path, inner, width, bias, "attention", index, rank)
         for name in self.head_norms:
             path = f"{self.layer}.{index}.{name}"
             yield from self._norm(path, attention.head_width, index)
@@ -295,10 +300,15 @@ class Family:
         bias: bool,
         group: Group,
         layer: int | None = None,
+        rank: int | None = None,
     ) -> Iterator[Weight]:
         name = f"{path}.weight"
         # Only the layers use Conv1D: heads are Linear in every family.
-        if self.transposed and layer is not None:
+        if rank is not None and is_thin(rank, inputs, outputs):
+            yield Weight(f"{path}.{NARROW}.weight", (rank, inputs), group, "matrix", layer)
+            path = f"{path}.{WIDEN}"
+            yield Weight(f"{path}.weight", (outputs, rank), group, "matrix", layer)
+        elif self.transposed and layer is not None:
             yield Weight(name, (inputs, outputs), group, "matrix", layer, input_axis=0)
         else:
             yield Weight(name, (outputs, inputs), group, "matrix", layer)

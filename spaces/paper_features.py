@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from .configuration import SLOTS, Configuration
 from .paper import Paper
-from .profile import BITS, Adapter, Group, Layer, Profile
+from .profile import BITS, Adapter, Group, Layer, Profile, Sparsity, is_thin
 from .recipe import LossKind, Recipe
 
-FEATURES_VERSION: Final = 1
+FEATURES_VERSION: Final = 2
 
 TOKENS: Final = 128
 """Tokens of the text for which the attention products are counted: enough to weigh them."""
@@ -50,6 +50,8 @@ FEATURES: Final = (
     "gated_share",
     *(f"bits_{group}" for group in _STORED),
     *(f"sparsity_{group}" for group in _STORED),
+    "thin_attention",
+    "thin_ffn",
     "log_adapter",
     "adapted_modules",
     "log_rank",
@@ -117,21 +119,30 @@ def _sizes(
     stored_outputs: int,
     outputs: int,
     formats: tuple[tuple[Group, int], ...],
-    sparsity: tuple[tuple[Group, float], ...],
+    sparsity: tuple[tuple[Group, Sparsity], ...],
     adapters: tuple[Adapter, ...],
 ) -> tuple[float, ...]:
     attention, kv, ffn, gated = _per_layer(layers)
-    counts = {
-        "embeddings": rows * width,
+    whole = {
         "attention": 2 * width * (sum(attention) + sum(kv)),
         "ffn": width * (2 * sum(ffn) + sum(n for n, g in zip(ffn, gated, strict=True) if g)),
+    }
+    saved = _saved(layers, width)
+    thin = {group: saved[group] / max(1, count) for group, count in whole.items()}
+    counts = {
+        "embeddings": rows * width,
+        "attention": whole["attention"] - saved["attention"],
+        "ffn": whole["ffn"] - saved["ffn"],
         "head": stored_outputs * width,
     }
     added = sum(weight.count for adapter in adapters for weight in adapter.weights)
     products = counts["attention"] + counts["ffn"] + outputs * width + added
     flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention))
-    bits, zeros = dict(formats), dict(sparsity)
-    stored = [counts[group] * bits.get(group, 32) / 8 for group in _STORED]
+    bits, zeros = dict(formats), {group: found.share for group, found in sparsity}
+    stored = [
+        _stored_bits(counts[group], bits.get(group, 32), zeros.get(group, 0.0)) / 8
+        for group in _STORED
+    ]
     ranks = [dict(adapter.settings).get("rank", 0) for adapter in adapters]
     return (
         math.log(sum(counts.values()) + added + 1),
@@ -154,6 +165,7 @@ def _sizes(
         sum(gated) / max(1, len(gated)),
         *(math.log2(bits.get(group, 32)) for group in _STORED),
         *(zeros.get(group, 0.0) for group in _STORED),
+        *thin.values(),
         math.log1p(added),
         float(sum(len(adapter.wraps) for adapter in adapters)),
         math.log1p(max((float(rank) for rank in ranks), default=0.0)),
@@ -166,6 +178,29 @@ def _per_layer(layers: tuple[Layer, ...]) -> tuple[list[int], list[int], list[in
     kv = [a.kv_heads * a.head_width if a else 0 for a, _ in parts]
     ffn = [f.width if f else 0 for _, f in parts]
     return attention, kv, ffn, [f is not None and f.gated for _, f in parts]
+
+
+def _saved(layers: tuple[Layer, ...], width: int) -> dict[str, int]:
+    """Weights that thin matrices spare, by group."""
+    saved = {"attention": 0, "ffn": 0}
+    for layer in layers:
+        part, block = layer.attention, layer.feed_forward
+        if part is not None and part.rank is not None:
+            for heads in (part.heads, part.kv_heads):
+                saved["attention"] += 2 * _spared(part.rank, width, heads * part.head_width)
+        if block is not None and block.rank is not None:
+            saved["ffn"] += (3 if block.gated else 2) * _spared(block.rank, width, block.width)
+    return saved
+
+
+def _spared(rank: int, inputs: int, outputs: int) -> int:
+    thin = is_thin(rank, inputs, outputs)
+    return inputs * outputs - rank * (inputs + outputs) if thin else 0
+
+
+def _stored_bits(count: int, bits: int, zeros: float) -> float:
+    """Zeros are left out, and one bit a weight put in, where that is less; never in int4."""
+    return min(bits, (1 - zeros) * bits + 1) * count if bits > 4 and zeros else bits * count
 
 
 def _thirds(sizes: list[int], width: int) -> list[float]:

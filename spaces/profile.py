@@ -7,6 +7,7 @@ module of exactly this structure. FLOP = 2 x multiply-accumulate; matrix product
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -42,20 +43,61 @@ class Format:
 
 
 @dataclass(frozen=True)
+class Sparsity:
+    """Zeros in the matrices of a group: equally many in every row, which is what an output reads.
+
+    Args:
+        share: of a row, in (0, 1).
+        block: neighbours along the inputs among which the share holds as well (half of 4 is 2:4);
+            None: the zeros lie anywhere in the row.
+    """
+
+    share: float
+    block: int | None = None
+
+    def zeros(self, columns: int) -> int:
+        """Zeros in a row of that many weights; what does not fill a block stays.
+
+        >>> Sparsity(0.5).zeros(33), Sparsity(0.5, 4).zeros(10)
+        (17, 4)
+        """
+        if self.block is None:
+            return math.floor(self.share * columns + 0.5)
+        return columns // self.block * math.floor(self.share * self.block + 0.5)
+
+
+@dataclass(frozen=True)
 class Attention:
-    """Softmax attention of one layer. `kv_heads < heads` is grouped-query attention."""
+    """Softmax attention of one layer. `kv_heads < heads` is grouped-query attention.
+
+    With a `rank`, its matrices are products of two thin ones; see `is_thin`.
+    """
 
     heads: int
     kv_heads: int
     head_width: int
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class FeedForward:
-    """Feed-forward block of one layer. `gated`: three matrices (SwiGLU) instead of two."""
+    """Feed-forward block of one layer. `gated`: three matrices (SwiGLU) instead of two.
+
+    With a `rank`, they are products of two thin ones; see `is_thin`.
+    """
 
     width: int
     gated: bool = False
+    rank: int | None = None
+
+
+def is_thin(rank: int | None, inputs: int, outputs: int) -> bool:
+    """Whether a matrix is stored as two factors of that rank: only where they are smaller than it.
+
+    >>> is_thin(7, 16, 16), is_thin(8, 16, 16), is_thin(None, 16, 16)
+    (True, False, False)
+    """
+    return rank is not None and rank * (inputs + outputs) < inputs * outputs
 
 
 @dataclass(frozen=True)
@@ -154,7 +196,7 @@ class Profile:
         width: size of the hidden states.
         vocabulary, positions, token_types: rows of the embedding tables (0: no table).
         formats: one per group; groups left out are fp32.
-        sparsity: share of zeros per group, in [0, 1).
+        sparsity: the groups whose matrices hold zeros.
         layers: first to last.
         head: what turns hidden states into answers.
         adapters: in the order in which they were attached.
@@ -170,7 +212,7 @@ class Profile:
     layers: tuple[Layer, ...]
     head: Head
     formats: tuple[tuple[Group, Format], ...] = ()
-    sparsity: tuple[tuple[Group, float], ...] = ()
+    sparsity: tuple[tuple[Group, Sparsity], ...] = ()
     adapters: tuple[Adapter, ...] = ()
     extra: tuple[tuple[str, Any], ...] = field(default=())
 
@@ -182,6 +224,13 @@ class Profile:
         """This profile with some groups declared anew."""
         merged = {**dict(self.formats), **formats}
         return replace(self, formats=tuple((g, merged[g]) for g in GROUPS if g in merged))
+
+    def zeros(self, weight: Weight) -> int:
+        """Zeros in every row of a weight: matrices of sparse groups have some, nothing else has."""
+        found = dict(self.sparsity).get(weight.group)
+        if found is None or weight.role != "matrix":
+            return 0
+        return found.zeros(weight.shape[weight.input_axis])
 
     def weights(self) -> tuple[Weight, ...]:
         """Every parameter tensor of the built module; tied tensors once.
@@ -207,7 +256,7 @@ class Profile:
             layers=tuple(_layer(layer) for layer in data["layers"]),
             head=Head(**data["head"]),
             formats=tuple((group, Format(**form)) for group, form in data["formats"]),
-            sparsity=tuple((group, share) for group, share in data["sparsity"]),
+            sparsity=tuple((group, Sparsity(**found)) for group, found in data["sparsity"]),
             adapters=tuple(_adapter(adapter) for adapter in data["adapters"]),
             extra=tuple((key, _tuples(value)) for key, value in data["extra"]),
         )

@@ -236,6 +236,20 @@ def parameters_agree(case: Case) -> None:
             _agree(what, promised.get(name, "absent"), made.get(name, "absent"))
 
 
+def zeros_agree(case: Case) -> None:
+    """Every row of a sparse matrix holds its zeros, at every node: nothing fills them again."""
+    for node in case.nodes:
+        profile, parameters_now = node.after.profile, tensors(node.candidate.module)
+        for weight in profile.weights():
+            if wanted := profile.zeros(weight):
+                found = (parameters_now[weight.name] == 0).sum(dim=weight.input_axis).min()
+                _need(
+                    int(found) >= wanted,
+                    f"{node.step.name}: a row of {weight.name} has {int(found)} zeros; the paper "
+                    f"says {wanted}",
+                )
+
+
 def trainable_parameters_agree(case: Case) -> None:
     """As many parameters train as the paper counts, and training moves no other."""
     for node in case.nodes:
@@ -277,6 +291,8 @@ def saved_and_loaded_answers_are_equal(case: Case) -> None:
         loaded = _stored(node.candidate)
         _agree(f"{node.step.name}: the paper, loaded", node.candidate.paper, loaded.paper)
         _agree(f"{node.step.name}: the notes, loaded", node.candidate.notes, loaded.notes)
+        masks = same_tensors(node.candidate.masks, loaded.masks)
+        _need(masks, f"{node.step.name}: its masks are others once they are loaded")
         same = np.array_equal(logits_of(node.candidate), logits_of(loaded))
         same = same and same_tensors(node.candidate.grids, loaded.grids)
         _need(same, f"{node.step.name}: what was saved and loaded answers otherwise")
@@ -379,6 +395,7 @@ CHECKS: Final[Mapping[str, Callable[[Case], None]]] = {
         paper_is_pure,
         practice_carries_its_paper,
         parameters_agree,
+        zeros_agree,
         trainable_parameters_agree,
         no_step_changes_what_it_was_given,
         flops_agree,

@@ -43,7 +43,8 @@ def train(name: str, candidate: Candidate, until_step: int, bench: Bench, seed: 
         module = copy.deepcopy(candidate.module)
         if recipe.total_steps:
             loop = _Loop(module, candidate.paper, bench, seed, state)
-            state = loop.run_to(min(until_step, recipe.total_steps))
+            with held(loop.optimizer, loop.weights, candidate.masks):
+                state = loop.run_to(min(until_step, recipe.total_steps))
     notes = {**(candidate.notes or {}), MARK: mark}
     return replace(candidate, module=module.eval(), train_state=state, notes=notes)
 
@@ -56,6 +57,34 @@ def select(module: nn.Module, recipe: Recipe) -> dict[str, nn.Parameter]:
         if parameter.requires_grad:
             chosen[name] = parameter
     return chosen
+
+
+@contextmanager
+def held(
+    optimizer: torch.optim.Optimizer,
+    weights: Mapping[str, nn.Parameter],
+    masks: Mapping[str, Tensor],
+) -> Iterator[None]:
+    """While it lasts, values where a mask is False stay as they are, bit for bit.
+
+    Their gradients are zero, so that they neither count in the norm nor feed the moments; and
+    after a step they are put back, because weight decay moves what has no gradient.
+    """
+    free = {name: masks[name].to(weights[name].device) for name in weights if name in masks}
+    still = {name: weights[name].detach()[~mask] for name, mask in free.items()}
+
+    @torch.no_grad()
+    def put_back(*_: Any) -> None:
+        for name, values in still.items():
+            weights[name][~free[name]] = values
+
+    handles: list[Any] = [weights[name].register_hook(mask.mul) for name, mask in free.items()]
+    handles.append(optimizer.register_step_post_hook(put_back))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def rate_share(step: int, recipe: Recipe) -> float:

@@ -40,7 +40,7 @@ LORA = Choice.of(
 )
 ONNX = Choice.of("onnxruntime")
 IA3 = Choice.of("ia3", learning_rate=2e-2, merge="keep")
-HEADS = Choice.of("heads", importance="weights", keep=0.5, when="after")
+HEADS = Choice.of("heads", importance="weights", keep=0.5, slope=0.0, when="after")
 INT4 = Choice.of("int4", embeddings="int4", head="fp32", group_size=32)
 INT8 = Choice.of("int8", embeddings="int8", head="fp32")
 BF16 = Choice.of("bf16", embeddings="bf16", head="fp32")

@@ -74,7 +74,7 @@ def ground() -> Ground:
 
     Drawn at random, for speed; what is tested here holds for every sampler.
     """
-    knobs = "{keep: 0.5, when: after, importance: activations}"
+    knobs = "{keep: 0.5, when: after, importance: activations, slope: 0.0}"
     cuts = f"space.structure={{methods: [none, ffn, heads], ffn: {knobs}, heads: {knobs}}}"
     study = load_study(EXAMPLE, [cuts, "sampler=random"])
     layer = Layer(Attention(4, 4, 16), FeedForward(128))

@@ -17,6 +17,7 @@ from paretune.spaces.profile import (
     Head,
     Layer,
     Profile,
+    Sparsity,
     Weight,
     decode_flops,
     forward_flops,
@@ -187,7 +188,9 @@ def test_writing_tokens_one_by_one_costs_the_causal_share_of_reading_them():
 
 def test_formats_and_sparsity_change_no_flops_and_no_parameters():
     profile = _encoder(BERT_BASE)
-    small = replace(profile.with_formats({"ffn": Format("int8")}), sparsity=(("ffn", 0.5),))
+    small = replace(
+        profile.with_formats({"ffn": Format("int8")}), sparsity=(("ffn", Sparsity(0.5)),)
+    )
     assert parameters(small) == parameters(profile)
     assert forward_flops(small, 1, 8) == forward_flops(profile, 1, 8)
 
@@ -207,7 +210,8 @@ _ATTENTION = st.builds(
 _LAYER = st.builds(
     Layer,
     st.none() | _ATTENTION,
-    st.none() | st.builds(FeedForward, st.integers(1, 64), st.just(True)),
+    st.none()
+    | st.builds(FeedForward, st.integers(1, 64), st.just(True), st.none() | st.integers(1, 30)),
 )
 _PROFILE = st.builds(
     Profile,
@@ -219,7 +223,7 @@ _PROFILE = st.builds(
     layers=st.lists(_LAYER, max_size=3).map(tuple),
     head=st.just(Head("language-modelling", 43, tied=True)),
     formats=st.sampled_from([(), (("ffn", Format("int4", 32)),)]),
-    sparsity=st.sampled_from([(), (("ffn", 0.25),)]),
+    sparsity=st.sampled_from([(), (("attention", Sparsity(0.25)), ("ffn", Sparsity(0.5, 4)))]),
     adapters=st.sampled_from(
         [
             (),

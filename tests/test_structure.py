@@ -281,6 +281,7 @@ def test_a_mixed_cut_is_its_parts_one_after_the_other():
         "when": "before",
         "importance": "activations",
         "layer_importance": "spread",
+        "slope": 0.0,
     }
     small = model
     for step in TABLE["mixed"].steps(model.paper, settings):

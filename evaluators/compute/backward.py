@@ -124,14 +124,17 @@ class _Walk:
     def _module(self, path: str, passes: bool) -> tuple[int, bool]:
         """Backward FLOPs of a matrix with its adapters, and whether a gradient leads to it."""
         mine = self._below.get(path, [])
-        own = [w for w in mine if w.group != "adapter"]
-        total = sum(self._flops(w) * (passes + self._trains(w)) for w in own)
-        inside = passes  # an adapter's matrices stand one after the other
-        for weight in (w for w in mine if w.group == "adapter"):
-            trains = self._trains(weight)
-            total += self._flops(weight) * (inside + trains)
-            inside = inside or trains
-        return total, inside or any(self._trains(w) for w in own)
+        adapters = [w for w in mine if w.group == "adapter"]
+        total, leads = 0, []
+        # an adapter stands beside the matrix; thin matrices, and those of an adapter, in a row
+        for chain in ([w for w in mine if w.group != "adapter"], adapters):
+            inside = passes
+            for weight in chain:
+                trains = self._trains(weight)
+                total += self._flops(weight) * (inside + trains)
+                inside = inside or trains
+            leads.append(inside)
+        return total, any(leads)
 
     def _norm(self, path: str | None) -> bool:
         return path is not None and any(map(self._trains, self._below.get(path, [])))

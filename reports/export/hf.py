@@ -37,6 +37,8 @@ class Hf:
         if packed:
             form = profile.format_of(packed[0]).name
             return f"hf folders do not hold {packed[0]} in {form}; use {OTHERS}"
+        if profile.sparsity:
+            return f"plain safetensors store the zeros of sparse matrices; use {OTHERS}"
         reason = plain_objection(replace(profile, adapters=()))
         if reason is not None:
             return f"transformers' classes cannot hold this structure: {reason}; use {OTHERS}"

@@ -85,7 +85,7 @@ class Attach:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("attach", seed))
             module = self.technique.attach(module, paper.profile.adapters[-1])
-        return replace(candidate, module=module.eval(), paper=paper, train_state=None)
+        return _readdressed(candidate, module, paper)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,26 @@ class Merge:
         for adapter in adapters:
             module = merged(module, adapter.wraps)
         paper = self.on_paper(candidate.paper)
-        return replace(candidate, module=module.eval(), paper=paper, train_state=None)
+        return _readdressed(candidate, module, paper)
+
+
+def fills_zeros(paper: Paper, settings: Settings) -> list[str]:
+    """Why an adapter that adds to the weights may not be merged into this model."""
+    if not paper.profile.sparsity or settings["merge"] != "merge":
+        return []
+    return [
+        "merging fills the zeros of sparse matrices; choose merge: keep, or remove weights after "
+        "fine-tuning (when: after)"
+    ]
+
+
+def _readdressed(candidate: Candidate, module: nn.Module, paper: Paper) -> Candidate:
+    """The candidate with another module, its masks under the names that the weights now have."""
+    # An adapter's own weights stand last: the others keep their order.
+    pairs = zip(candidate.paper.profile.weights(), paper.profile.weights(), strict=False)
+    names = {before.name: after.name for before, after in pairs}
+    masks = {names[name]: mask for name, mask in candidate.masks.items() if name in names}
+    return replace(candidate, module=module.eval(), paper=paper, train_state=None, masks=masks)
 
 
 def wrapped(profile: Profile, roles: Sequence[Role]) -> dict[str, Weight]:

@@ -13,7 +13,7 @@ from ..profile import Adapter, Profile, Weight
 from ..steps import Step
 from ..technique import Targets
 from ..training import FinetuneStep
-from .adapters import MERGE, Attach, Merge, sides, wrapped
+from .adapters import MERGE, Attach, Merge, fills_zeros, sides, wrapped
 from .selection import Select, learning_rate, new_answers
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ class Lora:
         )
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """No such matrices, or a rank beyond the smallest side of one."""
+        """No such matrices, a rank beyond the smallest side of one, or zeros that would fill."""
         matrices = wrapped(paper.profile, TARGETS[str(settings["targets"])])
         if not matrices:
             return [f"no layer has {settings['targets']}; choose other targets"]
         path = min(matrices, key=lambda p: min(sides(matrices[p])))
         smallest, rank = min(sides(matrices[path])), int(settings["rank"])
         if rank <= smallest:
-            return []
+            return fills_zeros(paper, settings)
         return [
             f"rank {rank} exceeds the smallest wrapped dimension {smallest} ({path}); "
             f"choose rank <= {smallest}"

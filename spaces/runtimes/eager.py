@@ -1,7 +1,8 @@
 """Eager: PyTorch as it is, from one safetensors file of packed tensors.
 
 The plainest runtime, and the off row of its slot: it holds every format in every group, keeps
-adapters unmerged, and in fp32 answers what the candidate's own module answers, bit for bit.
+adapters unmerged, and in fp32 answers what the candidate's own module answers, bit for bit. Sparse
+matrices lie without their zeros on disk, and with them in memory.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes
-from .refusals import hf_refusals, onnx_refusals, unheld
+from .refusals import hf_refusals, onnx_file_refusals, unheld
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -95,7 +96,7 @@ class Eager:
         if "hf" in targets.formats:
             found += hf_refusals(profile)
         if "onnx" in targets.formats:
-            found += onnx_refusals(profile)
+            found += onnx_file_refusals(profile)
         return found
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:

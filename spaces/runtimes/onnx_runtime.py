@@ -1,6 +1,7 @@
 """ONNX Runtime: the fastest answers on CPU, from one ONNX file.
 
 It holds fp32, int8 and int4 in every group that has matrices or tables. Adapters must be merged.
+The zeros of sparse matrices are stored like any other weight.
 Continuations read the whole text anew for every token: there is no cache between tokens.
 """
 
@@ -17,7 +18,7 @@ from ..paper import Paper
 from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
-from .payload import payload_bytes
+from .payload import payload_bytes, with_zeros
 from .refusals import ONNX_HOLDS, hf_refusals, onnx_refusals
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class OnnxRuntime:
         return (OnnxRuntimeDeploy(),)
 
     def payload_bytes(self, profile: Profile) -> int:
-        """Bytes of all initializers; the graph comes on top."""
-        return payload_bytes(profile)
+        """Bytes of all initializers, zeros included; the graph comes on top."""
+        return payload_bytes(with_zeros(profile))
 
     def open(self, folder: Path, *, threads: int = 1) -> Runner:
         """A runner over an artifact's files.

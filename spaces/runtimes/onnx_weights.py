@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from ..family import NARROW, WIDEN
 from ..profile import Weight
 from .grid import grid_of
 from .onnx_graph import OnnxGraph
 from .packing import packed
-from .payload import PartName, sides
+from .payload import PartName, sides, with_zeros
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -38,7 +39,7 @@ class OnnxWeights:
 
     def __init__(self, graph: OnnxGraph, candidate: Candidate) -> None:
         self._graph = graph
-        self._profile = candidate.paper.profile
+        self._profile = with_zeros(candidate.paper.profile)
         self._weights = {weight.name: weight for weight in self._profile.weights()}
         self._values = dict(candidate.module.named_parameters())
         self._grids = candidate.grids
@@ -64,6 +65,8 @@ class OnnxWeights:
 
     def linear(self, path: str, hidden: str) -> str:
         """`(..., inputs)` to `(..., outputs)`, with the bias if there is one."""
+        if f"{path}.{NARROW}.weight" in self._weights:
+            return self.linear(f"{path}.{WIDEN}", self.linear(f"{path}.{NARROW}", hidden))
         weight = self._weights[f"{path}.weight"]
         product = self._product(weight, hidden)
         bias = f"{path}.bias"

@@ -16,7 +16,8 @@ from torch import Tensor
 from ...errors import StepFailed
 from ..profile import WHOLE, Format, Profile, Weight
 from .grid import Grid, extremes, grouped, rows_of
-from .payload import PartName, sides, stored_format
+from .payload import PartName, is_thinned, sides, stored_format
+from .thinning import thickened, thinned
 
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -39,12 +40,23 @@ def packed(
     if not bool(torch.isfinite(tensor).all()):
         raise StepFailed("diverged", f"{weight.name} holds NaN or infinity; it cannot be stored")
     form = stored_format(profile, weight)
-    if form.name not in WHOLE:
-        plain = tensor.detach().to(_FLOATS[form.name]).contiguous()
-        if not bool(torch.isfinite(plain).all()):
-            raise StepFailed("illegal", f"{weight.name} is too large for fp16; choose bf16")
-        return {"plain": plain}
     rows = rows_of(weight, tensor.detach())
+    thin = is_thinned(profile, weight)
+    found = (
+        _whole(weight, rows, form, grid) if form.name in WHOLE else _plain(weight, rows, form, thin)
+    )
+    return thinned(found, rows, profile.zeros(weight), weight.name) if thin else found
+
+
+def _plain(weight: Weight, rows: Tensor, form: Format, thin: bool) -> dict[PartName, Tensor]:
+    """The values themselves: as the module lays them out, as rows where zeros are left out."""
+    plain = (rows if thin else rows_of(weight, rows)).to(_FLOATS[form.name]).contiguous()
+    if not bool(torch.isfinite(plain).all()):
+        raise StepFailed("illegal", f"{weight.name} is too large for fp16; choose bf16")
+    return {"plain": plain}
+
+
+def _whole(weight: Weight, rows: Tensor, form: Format, grid: Grid | None) -> dict[PartName, Tensor]:
     if grid is not None and not torch.equal(grid.values(grid.nearest(rows)), rows):
         raise StepFailed(
             "crashed",
@@ -54,8 +66,19 @@ def packed(
     return pack_int8(rows, grid) if form.name == "int8" else pack_groups(rows, form, grid)
 
 
+def thick(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:
+    """The parts with their zeros, as a weight has them that is not stored sparse."""
+    if "mask" not in parts:
+        return parts
+    found = thickened(parts, sides(weight)[1])
+    if "plain" in found:
+        found["plain"] = rows_of(weight, found["plain"]).contiguous()
+    return found
+
+
 def unpacked(parts: Mapping[PartName, Tensor], weight: Weight) -> Tensor:
     """The fp32 values that stored parts stand for, as the module lays them out."""
+    parts = thick(parts, weight)
     if "plain" in parts:
         return parts["plain"].float()
     _, columns = sides(weight)

@@ -9,17 +9,25 @@
     int3               the same with eight in three bytes; zeros still take four bits
 
 A row is what one output reads (or what one word looks up), however the module lays it out.
+
+Sparse matrices are stored without their zeros where that is smaller, in fp32, bf16, fp16 and int8:
+
+    mask               one bit a weight, eight a byte, the first in the lowest bit
+    plain or int8      (rows, kept): every row holds as many zeros as the profile says
+
+For 2:4 the mask takes the four bits for four weights that two 2-bit indices would take, so that one
+form serves all patterns.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ..profile import WHOLE, Format, Profile, Weight
 
-PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero"]
+PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero", "mask"]
 DEFAULT_GROUP: Final = 32
 """Weights that share an int4 or int3 scale where the format does not say."""
 
@@ -49,6 +57,27 @@ def stored_format(profile: Profile, weight: Weight) -> Format:
 
 def parts(profile: Profile, weight: Weight) -> tuple[Part, ...]:
     """The tensors that are stored for a weight."""
+    whole = _whole(profile, weight)
+    zeros = profile.zeros(weight)
+    if not zeros or whole[0].name not in ("plain", "int8"):
+        return whole
+    rows, columns = sides(weight)
+    values = replace(whole[0], shape=(rows, columns - zeros))
+    thinned = (Part("mask", "uint8", (rows, -(-columns // 8))), values, *whole[1:])
+    return min(whole, thinned, key=lambda found: sum(part.bytes for part in found))
+
+
+def is_thinned(profile: Profile, weight: Weight) -> bool:
+    """Whether a weight is stored without its zeros."""
+    return any(part.name == "mask" for part in parts(profile, weight))
+
+
+def with_zeros(profile: Profile) -> Profile:
+    """The profile as a runtime stores it that keeps zeros like any other weight."""
+    return replace(profile, sparsity=())
+
+
+def _whole(profile: Profile, weight: Weight) -> tuple[Part, ...]:
     form = stored_format(profile, weight)
     if form.name == "int8":
         rows, columns = sides(weight)

@@ -64,6 +64,16 @@ def onnx_refusals(profile: Profile) -> Iterator[str]:
         yield f"onnxruntime has no {rotation!r} rotations, only {known}; use the eager runtime"
 
 
+def onnx_file_refusals(profile: Profile) -> Iterator[str]:
+    """Why an ONNX file would not be what was searched in another runtime."""
+    yield from onnx_refusals(profile)
+    if profile.sparsity:
+        yield (
+            "an ONNX file stores the zeros of sparse matrices, so that its size is another; choose "
+            "the onnxruntime runtime, or leave onnx out of deploy"
+        )
+
+
 def hf_refusals(profile: Profile) -> Iterator[str]:
     """Why transformers' own classes and a plain safetensors file cannot hold a model."""
     names = {form.name for _, form in profile.formats}
@@ -71,6 +81,11 @@ def hf_refusals(profile: Profile) -> Iterator[str]:
         yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
     if "fp16" in names:
         yield "hf folders are written in fp32 or bf16; leave hf out of deploy, or choose bf16"
+    if profile.sparsity:
+        yield (
+            "plain safetensors store the zeros of sparse matrices; leave hf out of deploy, or "
+            "choose a structure without zeros"
+        )
     reason = plain_objection(replace(profile, adapters=()))
     if reason is not None:
         yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"

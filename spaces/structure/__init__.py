@@ -8,7 +8,11 @@ from ..technique import Technique
 from .ffn import Ffn
 from .heads import Heads
 from .layers import Layers
+from .low_rank import LowRank
 from .mixed import Mixed
+from .sparsity import Sparsity
 
 OFF: Final = "none"
-TABLE: dict[str, Technique] = {row.name: row for row in (Heads(), Ffn(), Layers(), Mixed())}
+TABLE: dict[str, Technique] = {
+    row.name: row for row in (Heads(), Ffn(), Layers(), Mixed(), LowRank(), Sparsity())
+}

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, cast
 
+from ..configuration import Settings
 from ..hyperparameter import OneOf
 from ..paper import Paper
+from ..profile import Profile
 from ..steps import Phase
+from ..technique import Targets
 
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Shares that are offered: eighths, none below a quarter (nothing recovers from less)."""
@@ -19,10 +23,38 @@ WHEN = OneOf("when", ("before", "after"), "after")
 """Whether units are removed before or after fine-tuning."""
 
 
-IMPORTANCE = OneOf("importance", ("weights", "activations"), "activations")
-"""How units are judged. On MiniLM without recovery, weights alone choose hardly better than chance:
-with half of the neurons, similarities of sentences keep their order at a rank correlation of .86
-(activations), .78 (weights), .74 (at random); with half of the heads .86, .83, .82."""
+Importance = Literal["weights", "activations", "gradients"]
+
+IMPORTANCE = OneOf("importance", ("weights", "activations", "gradients"), "activations")
+"""How units are judged; `gradients` needs answers that already mean something.
+
+On MiniLM without recovery, weights alone choose hardly better than chance: with half of the
+neurons, similarities of sentences keep their order at a rank correlation of .86 (activations),
+.78 (weights), .74 (at random); with half of the heads .86, .83, .82.
+"""
+
+
+SLOPE = OneOf("slope", (-0.8, -0.4, 0.0, 0.4, 0.8), 0.0, ordered=True)
+"""How much more than the last layers the first ones keep; 0: every layer the same share."""
+
+
+def tapered(keep: float, slope: float, depth: int) -> list[float]:
+    """The share that each layer keeps, first to last: on one line over the depth, around `keep`.
+
+    A schedule, not a ranking of all units: the counts of each layer are then known on paper,
+    whatever the data, so that size and FLOPs of a candidate never cost a trial.
+
+    Args:
+        keep: the mean.
+        slope: in [-1, 1]; 1 lets the first layer keep as much more, and the last as much less, as
+            leaves both between 0 and 1. Negative: the other way round.
+        depth: layers.
+
+    >>> tapered(0.75, 0.8, 3)
+    [0.95, 0.75, 0.55]
+    """
+    reach, last = slope * min(keep, 1 - keep), max(1, depth - 1)
+    return [round(keep + reach * (1 - 2 * i / last) * (depth > 1), 6) for i in range(depth)]
 
 
 def kept_of(total: int, keep: float, multiple: int = 1) -> int:
@@ -60,6 +92,11 @@ def keep_knob(totals: Sequence[int], multiple: int = 1, name: str = "keep") -> O
     return OneOf(name, values, default, ordered=True)
 
 
+def as_importance(setting: object) -> Importance:
+    """A setting as one of the ways to judge."""
+    return cast(Importance, setting)
+
+
 def phase_of(when: object) -> Phase:
     """The phase that a value of `when` stands for."""
     return Phase.STRUCTURE_BEFORE if when == "before" else Phase.STRUCTURE_AFTER
@@ -76,6 +113,22 @@ def refusals(
         totals: units per layer; empty: the model has none.
         keep: the share that should stay. multiple: see `kept_of`.
     """
+    if found := untouchable(paper):
+        return found
+    if not 0 < keep <= 1:
+        return [f"keep {keep} is no share; choose one in (0, 1)"]
+    if not totals:
+        return [f"the model has no {what}; choose structure none"]
+    if all(kept_of(total, keep, multiple) == total for total in totals):
+        return [
+            f"keep {keep} removes nothing of {max(totals)} {what}; choose structure none, "
+            "or a smaller keep"
+        ]
+    return []
+
+
+def untouchable(paper: Paper) -> list[str]:
+    """Why the layers of this model cannot be changed at all."""
     from ..families import FAMILIES
 
     profile = paper.profile
@@ -88,13 +141,36 @@ def refusals(
             f"{kinds} adapters hold on to the shapes of the layers; merge them first, "
             "or choose when: before"
         ]
-    if not 0 < keep <= 1:
-        return [f"keep {keep} is no share; choose one in (0, 1)"]
-    if not totals:
-        return [f"the model has no {what}; choose structure none"]
-    if all(kept_of(total, keep, multiple) == total for total in totals):
-        return [
-            f"keep {keep} removes nothing of {max(totals)} {what}; choose structure none, "
-            "or a smaller keep"
-        ]
     return []
+
+
+def plain_class_refusals(after: Profile, targets: Targets) -> list[str]:
+    """Why a plain transformers class could not hold what is left, where one has to.
+
+    Args:
+        after: what is left.
+        targets: what it must fit.
+    """
+    from ..families import FAMILIES, plain_objection
+
+    if "hf" not in targets.formats or after.family not in FAMILIES:
+        return []
+    reason = plain_objection(after)
+    if reason is None:
+        return []
+    return [
+        f"transformers' plain {after.family} class cannot hold the result ({reason}); "
+        "choose another structure (ffn and layers of slope 0 fit), or remove hf from deploy"
+    ]
+
+
+def unanswerable(paper: Paper, settings: Settings, knob: str = "importance") -> list[str]:
+    """Why gradients cannot judge yet: a classifier's own layers are still as they were drawn."""
+    if settings[knob] != "gradients" or settings["when"] != "before":
+        return []
+    if paper.profile.head.kind != "classification":
+        return []
+    return [
+        "before fine-tuning the classifier knows nothing, and gradients through it say nothing; "
+        f"choose when: after, or {knob}: {'similarity' if 'layer' in knob else 'activations'}"
+    ]

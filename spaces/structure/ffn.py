@@ -1,12 +1,13 @@
-"""Structure: feed-forward neurons removed, the same share in every layer.
+"""Structure: feed-forward neurons removed, the same share in every layer or more at one end.
 
 The count is a multiple of 8. Gated blocks lose the neuron in all three matrices. Which neurons
-stay is read from the weights or from activations on the calibration split; see `importance.py`.
+stay is read from the weights, or from activations or gradients on the calibration split; see
+`importance.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +17,20 @@ from ..paper import Paper
 from ..profile import Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .counts import IMPORTANCE, WHEN, keep_knob, kept_of, phase_of, refusals
+from .counts import (
+    IMPORTANCE,
+    SLOPE,
+    WHEN,
+    Importance,
+    as_importance,
+    keep_knob,
+    kept_of,
+    phase_of,
+    plain_class_refusals,
+    refusals,
+    tapered,
+    unanswerable,
+)
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -31,10 +45,13 @@ class PruneNeurons:
 
     Args:
         keep: share that stays. phase: before or after fine-tuning.
+        slope: how much more the first layers keep than the last.
     """
 
     keep: float
     phase: Phase = Phase.STRUCTURE_AFTER
+    slope: float = 0.0
+    importance: ClassVar[Importance] = "weights"
     name: ClassVar[str] = "ffn.prune"
     version: ClassVar[int] = 1
     draws: ClassVar[bool] = False
@@ -42,12 +59,13 @@ class PruneNeurons:
 
     @property
     def settings(self) -> Settings:
-        """The share."""
-        return {"keep": self.keep}
+        """The share, and how it changes over the depth."""
+        return {"keep": self.keep, "slope": self.slope}
 
     def on_paper(self, paper: Paper) -> Paper:
         """Every feed-forward block at its new width."""
-        layers = tuple(_narrowed(layer, self.keep) for layer in paper.profile.layers)
+        shares = tapered(self.keep, self.slope, len(paper.profile.layers))
+        layers = tuple(map(_narrowed, paper.profile.layers, shares))
         return replace(paper, profile=replace(paper.profile, layers=layers))
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
@@ -55,8 +73,7 @@ class PruneNeurons:
         from .surgery import cut_units
 
         assert candidate is not None  # only the step that loads starts from nothing
-        judge = bench if "calibration" in self.reads else None
-        return cut_units(candidate, self.on_paper(candidate.paper), "ffn", judge)
+        return cut_units(candidate, self.on_paper(candidate.paper), "ffn", self.importance, bench)
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,22 @@ class PruneQuietNeurons(PruneNeurons):
 
     name: ClassVar[str] = "ffn.prune_quiet"
     reads: ClassVar[frozenset[Reads]] = frozenset({"calibration"})
+    importance: ClassVar[Importance] = "activations"
+
+
+@dataclass(frozen=True)
+class PruneIdleNeurons(PruneNeurons):
+    """Removes the neurons without which the loss on the calibration split would change least."""
+
+    name: ClassVar[str] = "ffn.prune_idle"
+    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration"})
+    importance: ClassVar[Importance] = "gradients"
+
+
+BY_IMPORTANCE: Mapping[Importance, type[PruneNeurons]] = {
+    step.importance: step for step in (PruneNeurons, PruneQuietNeurons, PruneIdleNeurons)
+}
+"""The step for each way to judge."""
 
 
 class Ffn:
@@ -73,21 +106,32 @@ class Ffn:
     name: ClassVar[str] = "ffn"
     version: ClassVar[int] = 1
     moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 2305.11627 (structured pruning), 2301.00774 (output size)"
+    source: ClassVar[str] = (
+        "arXiv 2305.11627 (weights), 2306.11695 (activations), 1906.10771 (gradients)"
+    )
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """Share kept, before or after fine-tuning, judged by weights or by activations."""
-        return (keep_knob(neurons(paper.profile), MULTIPLE), WHEN, IMPORTANCE)
+        """Share kept, before or after fine-tuning, how units are judged, more at which end."""
+        return (keep_knob(neurons(paper.profile), MULTIPLE), WHEN, IMPORTANCE, SLOPE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to remove, or adapters in the way."""
-        totals = neurons(paper.profile)
-        return refusals(paper, "feed-forward neurons", totals, float(settings["keep"]), MULTIPLE)
+        """Nothing to remove, adapters in the way, or a target that cannot hold the result."""
+        totals, after = neurons(paper.profile), prune_step(settings["keep"], settings)
+        return [
+            *refusals(paper, "feed-forward neurons", totals, float(settings["keep"]), MULTIPLE),
+            *plain_class_refusals(after.on_paper(paper).profile, targets),
+            *unanswerable(paper, settings),
+        ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change."""
-        judged = PruneQuietNeurons if settings["importance"] == "activations" else PruneNeurons
-        return (judged(float(settings["keep"]), phase_of(settings["when"])),)
+        return (prune_step(settings["keep"], settings),)
+
+
+def prune_step(keep: object, settings: Settings) -> PruneNeurons:
+    """The step for a share and the settings that all kinds of units have."""
+    judged = BY_IMPORTANCE[as_importance(settings["importance"])]
+    return judged(float(str(keep)), phase_of(settings["when"]), float(settings["slope"]))
 
 
 def neurons(profile: Profile) -> list[int]:

@@ -1,13 +1,13 @@
-"""Structure: attention heads removed, the same share in every layer.
+"""Structure: attention heads removed, the same share in every layer or more at one end.
 
 With grouped queries a whole group goes: a key-value head and the query heads that read it. Which
-groups stay is read from the weights or from activations on the calibration split; see
+groups stay is read from the weights, or from activations or gradients on the calibration split; see
 `importance.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +17,20 @@ from ..paper import Paper
 from ..profile import Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .counts import IMPORTANCE, WHEN, keep_knob, kept_of, phase_of, refusals
+from .counts import (
+    IMPORTANCE,
+    SLOPE,
+    WHEN,
+    Importance,
+    as_importance,
+    keep_knob,
+    kept_of,
+    phase_of,
+    plain_class_refusals,
+    refusals,
+    tapered,
+    unanswerable,
+)
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -29,10 +42,13 @@ class PruneHeads:
 
     Args:
         keep: share that stays. phase: before or after fine-tuning.
+        slope: how much more the first layers keep than the last.
     """
 
     keep: float
     phase: Phase = Phase.STRUCTURE_AFTER
+    slope: float = 0.0
+    importance: ClassVar[Importance] = "weights"
     name: ClassVar[str] = "heads.prune"
     version: ClassVar[int] = 1
     draws: ClassVar[bool] = False
@@ -40,12 +56,13 @@ class PruneHeads:
 
     @property
     def settings(self) -> Settings:
-        """The share."""
-        return {"keep": self.keep}
+        """The share, and how it changes over the depth."""
+        return {"keep": self.keep, "slope": self.slope}
 
     def on_paper(self, paper: Paper) -> Paper:
         """Every attention with its new number of heads; the width of a head stays."""
-        layers = tuple(_thinned(layer, self.keep) for layer in paper.profile.layers)
+        shares = tapered(self.keep, self.slope, len(paper.profile.layers))
+        layers = tuple(map(_thinned, paper.profile.layers, shares))
         return replace(paper, profile=replace(paper.profile, layers=layers))
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
@@ -53,8 +70,7 @@ class PruneHeads:
         from .surgery import cut_units
 
         assert candidate is not None  # only the step that loads starts from nothing
-        judge = bench if "calibration" in self.reads else None
-        return cut_units(candidate, self.on_paper(candidate.paper), "heads", judge)
+        return cut_units(candidate, self.on_paper(candidate.paper), "heads", self.importance, bench)
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,22 @@ class PruneQuietHeads(PruneHeads):
 
     name: ClassVar[str] = "heads.prune_quiet"
     reads: ClassVar[frozenset[Reads]] = frozenset({"calibration"})
+    importance: ClassVar[Importance] = "activations"
+
+
+@dataclass(frozen=True)
+class PruneIdleHeads(PruneHeads):
+    """Removes the groups without which the loss on the calibration split would change least."""
+
+    name: ClassVar[str] = "heads.prune_idle"
+    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration"})
+    importance: ClassVar[Importance] = "gradients"
+
+
+BY_IMPORTANCE: Mapping[Importance, type[PruneHeads]] = {
+    step.importance: step for step in (PruneHeads, PruneQuietHeads, PruneIdleHeads)
+}
+"""The step for each way to judge."""
 
 
 class Heads:
@@ -71,44 +103,37 @@ class Heads:
     name: ClassVar[str] = "heads"
     version: ClassVar[int] = 1
     moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 1905.10650, 2305.11627 (groups)"
+    source: ClassVar[str] = (
+        "arXiv 1905.10650 (gradients), 2305.11627 (groups), 2306.11695 (activations)"
+    )
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """Share kept, before or after fine-tuning, judged by weights or by activations."""
-        return (keep_knob(groups(paper.profile)), WHEN, IMPORTANCE)
+        """Share kept, before or after fine-tuning, how units are judged, more at which end."""
+        return (keep_knob(groups(paper.profile)), WHEN, IMPORTANCE, SLOPE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """Nothing to remove, adapters in the way, or a target that cannot hold the result."""
-        totals = groups(paper.profile)
+        totals, after = groups(paper.profile), prune_step(settings["keep"], settings)
         return [
             *refusals(paper, "groups of heads", totals, float(settings["keep"])),
-            *plain_class_refusals(paper, float(settings["keep"]), targets),
+            *plain_class_refusals(after.on_paper(paper).profile, targets),
+            *unanswerable(paper, settings),
         ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change."""
-        judged = PruneQuietHeads if settings["importance"] == "activations" else PruneHeads
-        return (judged(float(settings["keep"]), phase_of(settings["when"])),)
+        return (prune_step(settings["keep"], settings),)
+
+
+def prune_step(keep: object, settings: Settings) -> PruneHeads:
+    """The step for a share and the settings that all kinds of units have."""
+    judged = BY_IMPORTANCE[as_importance(settings["importance"])]
+    return judged(float(str(keep)), phase_of(settings["when"]), float(settings["slope"]))
 
 
 def groups(profile: Profile) -> list[int]:
     """Key-value heads per attention that is there: what can be removed on its own."""
     return [layer.attention.kv_heads for layer in profile.layers if layer.attention]
-
-
-def plain_class_refusals(paper: Paper, keep: float, targets: Targets) -> list[str]:
-    """Why a plain transformers class could not hold that share of the heads."""
-    from ..families import FAMILIES, plain_objection
-
-    if "hf" not in targets.formats or paper.profile.family not in FAMILIES:
-        return []
-    reason = plain_objection(PruneHeads(keep).on_paper(paper).profile)
-    if reason is None:
-        return []
-    return [
-        f"transformers' plain {paper.profile.family} class cannot hold the result ({reason}); "
-        "choose ffn or layers, or remove hf from deploy"
-    ]
 
 
 def _thinned(layer: Layer, keep: float) -> Layer:

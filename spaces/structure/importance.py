@@ -6,21 +6,17 @@ order the units of one layer among themselves and mean nothing across layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import DataError
 from ..candidate import Candidate
 from ..families import family_of
 from ..steps import Bench
 from .cuts import Cut
-
-BATCH = 16
-"""Calibration items per forward pass."""
+from .observe import Watch, pass_over
 
 
 def weight_scores(module: nn.Module, cuts: Mapping[int, Sequence[Cut]]) -> dict[int, Tensor]:
@@ -53,7 +49,7 @@ def activation_scores(
     returning = {layer: next(cut for cut in found if cut.returns) for layer, found in cuts.items()}
     squares: dict[int, Tensor] = {}
 
-    def watch(layer: int) -> Callable[[Tensor, Tensor, Any], None]:
+    def watch(layer: int) -> Watch:
         def add(real: Tensor, entering: Tensor, _: Any) -> None:
             square = entering.double()[real].square().sum(dim=0)
             squares[layer] = squares.get(layer, 0) + square
@@ -63,7 +59,7 @@ def activation_scores(
     paths = {
         cut.weight.name.removesuffix(".weight"): watch(layer) for layer, cut in returning.items()
     }
-    _pass_over(module, paths, bench)
+    pass_over(module, paths, bench)
     parameters = dict(module.named_parameters())
     scores: dict[int, Tensor] = {}
     for layer, cut in returning.items():
@@ -84,7 +80,7 @@ def block_influence(candidate: Candidate, bench: Bench) -> Tensor:
     turned = torch.zeros(len(paths), dtype=torch.float64)
     tokens = torch.zeros(len(paths), dtype=torch.float64)
 
-    def watch(layer: int) -> Callable[[Tensor, Tensor, Any], None]:
+    def watch(layer: int) -> Watch:
         def add(real: Tensor, entering: Tensor, leaving: Any) -> None:
             out = leaving[0] if isinstance(leaving, tuple) else leaving
             cosine = nn.functional.cosine_similarity(
@@ -95,7 +91,7 @@ def block_influence(candidate: Candidate, bench: Bench) -> Tensor:
 
         return add
 
-    _pass_over(candidate.module, {path: watch(i) for i, path in enumerate(paths)}, bench)
+    pass_over(candidate.module, {path: watch(i) for i, path in enumerate(paths)}, bench)
     return turned / tokens
 
 
@@ -103,43 +99,3 @@ def strongest(scores: Tensor, stay: int) -> list[int]:
     """Places of the highest scores, ascending; of equals the first stays."""
     order = torch.argsort(scores, descending=True, stable=True)[:stay]
     return sorted(int(place) for place in order)
-
-
-def _pass_over(
-    module: nn.Module, watched: Mapping[str, Callable[[Tensor, Tensor, Any], None]], bench: Bench
-) -> None:
-    """One pass over the calibration split; watchers get mask `(b, s)`, input and output."""
-    seen = 0
-    for batch in bench.batches("calibration", batch=BATCH):
-        mask = torch.from_numpy(batch.attention_mask)
-        with _watching(module, watched, mask.bool()), torch.no_grad():
-            module(input_ids=torch.from_numpy(batch.input_ids), attention_mask=mask)
-        seen += len(mask)
-    if not seen:
-        raise DataError(
-            "the calibration split is empty; choose an importance that reads no data, "
-            "or give the task calibration items"
-        )
-
-
-@contextmanager
-def _watching(
-    module: nn.Module, watched: Mapping[str, Callable[[Tensor, Tensor, Any], None]], real: Tensor
-) -> Iterator[None]:
-    def hook(watch: Callable[[Tensor, Tensor, Any], None]) -> Callable[..., None]:
-        def call(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
-            entering = args[0] if args else named["hidden_states"]
-            # distilbert's feed-forward and GPT-2's projections may see tokens flattened
-            watch(real if entering.dim() == 3 else real.flatten(), entering, out)
-
-        return call
-
-    handles = [
-        module.get_submodule(path).register_forward_hook(hook(watch), with_kwargs=True)
-        for path, watch in watched.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -2,7 +2,8 @@
 
 `last` keeps the first blocks, `spread` keeps blocks at even distances (arXiv 1910.01108 starts its
 student so), `similarity` removes the blocks that change the hidden states least on the calibration
-split (block influence, arXiv 2403.03853 eq 1).
+split (block influence, arXiv 2403.03853 eq 1), `gradients` those without which the loss on it would
+change least, to first order.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
+from .counts import WHEN, keep_knob, kept_of, phase_of, refusals, unanswerable
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
 
-CHOICE = OneOf("importance", ("last", "spread", "similarity"), "spread")
+CHOICE = OneOf("importance", ("last", "spread", "similarity", "gradients"), "spread")
 
 
 @dataclass(frozen=True)
@@ -88,24 +89,41 @@ class DropIdleLayers(DropLayers):
         return strongest(influence, kept_of(len(influence), self.keep))
 
 
+@dataclass(frozen=True)
+class DropNeedlessLayers(DropIdleLayers):
+    """Removes the blocks without which the loss on the calibration split would change least."""
+
+    place: str = "gradients"
+    name: ClassVar[str] = "layers.drop_needless"
+
+    def stay(self, candidate: Candidate, bench: Bench) -> list[int]:
+        """The blocks that stay, ascending."""
+        from .gradients import block_gradients
+        from .importance import strongest
+
+        change = block_gradients(candidate, bench)
+        return strongest(change, kept_of(len(change), self.keep))
+
+
 class Layers:
     """Whole blocks removed."""
 
     name: ClassVar[str] = "layers"
     version: ClassVar[int] = 1
     moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 2403.03853 (similarity), 1910.01108 (spread)"
+    source: ClassVar[str] = "arXiv 2403.03853 (similarity), 1910.01108 (spread), 1906.10771"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """Share kept, before or after fine-tuning, which blocks stay."""
         return (keep_knob([len(paper.profile.layers)]), WHEN, CHOICE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to remove, adapters in the way, or blocks whose sizes data would have to fix."""
+        """Nothing to remove, or blocks that data may not choose among."""
         totals = [len(paper.profile.layers)]
         return [
             *refusals(paper, "layers", totals, float(settings["keep"])),
             *unequal_refusals(paper, settings["importance"]),
+            *unanswerable(paper, settings),
         ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
@@ -117,12 +135,14 @@ def drop_step(keep: object, place: object, when: object) -> DropLayers:
     """The step for a share, a choice of blocks and a time."""
     if place == "similarity":
         return DropIdleLayers(float(str(keep)), phase=phase_of(when))
+    if place == "gradients":
+        return DropNeedlessLayers(float(str(keep)), phase=phase_of(when))
     return DropLayers(float(str(keep)), str(place), phase_of(when))
 
 
 def unequal_refusals(paper: Paper, place: object) -> list[str]:
     """Why data may not choose among these blocks: their sizes differ, so it would fix counts."""
-    if place != "similarity" or len(set(paper.profile.layers)) <= 1:
+    if place not in ("similarity", "gradients") or len(set(paper.profile.layers)) <= 1:
         return []
     return [
         "blocks of different sizes cannot be chosen by data, or the size of the result would not "

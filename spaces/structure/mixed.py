@@ -15,9 +15,19 @@ from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..steps import Step
 from ..technique import Targets
-from .counts import IMPORTANCE, WHEN, keep_knob, kept_of, phase_of, refusals
-from .ffn import MULTIPLE, PruneNeurons, PruneQuietNeurons, neurons
-from .heads import PruneHeads, PruneQuietHeads, groups, plain_class_refusals
+from . import ffn, heads
+from .counts import (
+    IMPORTANCE,
+    SLOPE,
+    WHEN,
+    keep_knob,
+    kept_of,
+    plain_class_refusals,
+    refusals,
+    unanswerable,
+)
+from .ffn import MULTIPLE, neurons
+from .heads import groups
 from .layers import CHOICE, drop_step, unequal_refusals
 
 
@@ -27,15 +37,16 @@ class Mixed:
     name: ClassVar[str] = "mixed"
     version: ClassVar[int] = 1
     moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 2305.11627, 1905.10650, 2403.03853"
+    source: ClassVar[str] = "arXiv 2305.11627, 1905.10650, 1906.10771, 2403.03853"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """A share kept of each kind (1: all of it), when, and how units are judged."""
+        """A share kept of each kind (1: all), when, how units are judged, more at which end."""
         totals = _totals(paper)
         return (
             *(_share(kind, totals[kind], multiple) for kind, multiple in _MULTIPLES.items()),
             WHEN,
             IMPORTANCE,
+            SLOPE,
             replace(CHOICE, name="layer_importance"),
         )
 
@@ -50,27 +61,25 @@ class Mixed:
         for kind in losing:
             keep = float(settings[f"{kind}_keep"])
             found |= dict.fromkeys(refusals(paper, kind, totals[kind], keep, _MULTIPLES[kind]))
-        if "heads" in losing:
-            keep = float(settings["heads_keep"])
-            found |= dict.fromkeys(plain_class_refusals(paper, keep, targets))
         if "layers" in losing:
             found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
-        return list(found)
+            found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance"))
+        after = paper
+        for step in self.steps(paper, settings):
+            after = step.on_paper(after)
+        found |= dict.fromkeys(plain_class_refusals(after.profile, targets))
+        return [*found, *unanswerable(paper, settings)]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change per kind that loses something."""
-        quiet = settings["importance"] == "activations"
-        heads = PruneQuietHeads if quiet else PruneHeads
-        ffn = PruneQuietNeurons if quiet else PruneNeurons
-        phase = phase_of(settings["when"])
         steps: list[Step] = []
         if float(settings["layers_keep"]) < 1:
             place = settings["layer_importance"]
             steps.append(drop_step(settings["layers_keep"], place, settings["when"]))
         if float(settings["heads_keep"]) < 1:
-            steps.append(heads(float(settings["heads_keep"]), phase))
+            steps.append(heads.prune_step(settings["heads_keep"], settings))
         if float(settings["ffn_keep"]) < 1:
-            steps.append(ffn(float(settings["ffn_keep"]), phase))
+            steps.append(ffn.prune_step(settings["ffn_keep"], settings))
         return steps
 
 

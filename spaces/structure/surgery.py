@@ -14,27 +14,33 @@ from ..candidate import Candidate
 from ..paper import Paper
 from ..profile import Profile, Weight
 from ..steps import Bench
+from .counts import Importance
 from .cuts import Units, cuts_of
+from .gradients import unit_gradients
 from .importance import activation_scores, strongest, weight_scores
 
 
-def cut_units(candidate: Candidate, after: Paper, units: Units, judge: Bench | None) -> Candidate:
+def cut_units(
+    candidate: Candidate, after: Paper, units: Units, importance: Importance, bench: Bench
+) -> Candidate:
     """The candidate with some units of each layer removed.
 
     Args:
         candidate: the larger one; left as it is.
         after: the smaller paper: it says how many units stay in each layer.
         units: `heads` (groups of heads) or `ffn` (neurons).
-        judge: where calibration data comes from; None: weights alone say which units stay.
+        importance: how units are judged. bench: where calibration data comes from.
 
     Returns:
         The smaller candidate without training state; `notes[units]` lists the kept units by layer.
     """
     cuts = cuts_of(candidate.paper.profile, after.profile, units)
-    if judge is None:
+    if importance == "weights":
         scores = weight_scores(candidate.module, cuts)
+    elif importance == "activations":
+        scores = activation_scores(candidate.module, cuts, bench)
     else:
-        scores = activation_scores(candidate.module, cuts, judge)
+        scores = unit_gradients(candidate.module, cuts, bench)
     kept = {layer: strongest(scores[layer], cuts[layer][0].stay) for layer in cuts}
     rows = {
         cut.weight.name: (cut.axis, cut.rows(kept[layer]))
