@@ -130,7 +130,8 @@ def _sizes(
     }
     added = sum(weight.count for adapter in adapters for weight in adapter.weights)
     products = counts["attention"] + counts["ffn"] + outputs * width + added
-    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention))
+    beside = sum(product.flops(TOKENS) for adapter in adapters for product in adapter.products)
+    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention)) + beside
     bits, zeros = dict(formats), dict(sparsity)
     stored = [counts[group] * bits.get(group, 32) / 8 for group in _STORED]
     ranks = [dict(adapter.settings).get("rank", 0) for adapter in adapters]

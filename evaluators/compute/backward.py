@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from ...spaces.families import family_of
 from ...spaces.family import Family, Role
-from ...spaces.profile import Operator, Profile, Weight, operators
+from ...spaces.profile import Operator, Product, Profile, Weight, operators
 
 
 def training_step_flops(
@@ -28,7 +28,7 @@ def training_step_flops(
         batch: texts. tokens: positions per text.
     """
     products = operators(profile, batch, tokens)
-    walk = _Walk(profile, family_of(profile.family), patterns, products)
+    walk = _Walk(profile, family_of(profile.family), patterns, products, batch * tokens)
     return sum(product.flops for product in products), walk.backward()
 
 
@@ -41,10 +41,16 @@ class _Walk:
         family: Family,
         patterns: Sequence[str],
         products: Sequence[Operator],
+        tokens: int,
     ) -> None:
         self.profile = profile
         self.family = family
         self.products = products
+        self.tokens = tokens
+        self._beside: dict[str, list[Product]] = {}
+        for adapter in profile.adapters:
+            for product in adapter.products:
+                self._beside.setdefault(product.path, []).append(product)
         self._below: dict[str, list[Weight]] = {}
         self._training: set[str] = set()
         for weight in profile.weights():
@@ -125,9 +131,15 @@ class _Walk:
         """Backward FLOPs of a matrix with its adapters, and whether a gradient leads to it."""
         mine = self._below.get(path, [])
         own = [w for w in mine if w.group != "adapter"]
-        total = sum(self._flops(w) * (passes + self._trains(w)) for w in own)
+        added = [w for w in mine if w.group == "adapter"]
+        beside, learns = self._beside.get(path, []), any(map(self._trains, added))
+        reads = passes or (learns and any(product.before for product in beside))
+        total = sum(self._flops(w) * (reads + self._trains(w)) for w in own)
+        for product in beside:
+            made = passes * product.hidden + learns * product.gradients
+            total += product.flops(self.tokens) * made
         inside = passes  # an adapter's matrices stand one after the other
-        for weight in (w for w in mine if w.group == "adapter"):
+        for weight in added:
             trains = self._trains(weight)
             total += self._flops(weight) * (inside + trains)
             inside = inside or trains

@@ -1,6 +1,7 @@
 """ONNX Runtime: the fastest answers on CPU, from one ONNX file.
 
-It holds fp32, int8 and int4 in every group that has matrices or tables. Adapters must be merged.
+It holds fp32, int8 and int4 in every group that has matrices or tables. Adapters must be merged;
+bottlenecks, which cannot be, are written into the graph in fp32.
 Continuations read the whole text anew for every token: there is no cache between tokens.
 """
 
