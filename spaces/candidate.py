@@ -28,8 +28,9 @@ class TrainState:
     """What a Train step needs to go on as if it had never stopped.
 
     Args:
-        step: optimiser steps done.
-        tensors: the optimiser's state, by `parameter name/state name`.
+        step: optimiser steps done; 0: a mask is chosen, and nothing trained yet.
+        tensors: the optimiser's state, by `parameter name/state name`; under a recipe's mask also
+            `parameter name/places`, see `masks.py`.
     """
 
     step: int

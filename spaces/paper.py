@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .profile import Profile
+from .profile import Profile, trainable_parameters
 from .recipe import Recipe
 
 
@@ -60,6 +60,16 @@ class Paper:
     recipe: Recipe = field(default_factory=Recipe)
     runtime: str | None = None
     plan: Plan | None = None
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Elements that the recipe trains; of the tensors under its mask, only as many as that."""
+        recipe = self.recipe
+        elements = trainable_parameters(self.profile, recipe.trainable)
+        if recipe.mask is None:
+            return elements
+        whole = trainable_parameters(self.profile, recipe.mask.whole)
+        return whole + recipe.mask.count(elements - whole)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is its inverse."""

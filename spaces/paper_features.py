@@ -137,7 +137,8 @@ def _sizes(
     }
     added = sum(weight.count for adapter in adapters for weight in adapter.weights)
     products = counts["attention"] + counts["ffn"] + outputs * width + added
-    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention))
+    beside = sum(product.flops(TOKENS) for adapter in adapters for product in adapter.products)
+    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention)) + beside
     bits, zeros = dict(formats), {group: found.share for group, found in sparsity}
     stored = [
         _stored_bits(counts[group], bits.get(group, 32), zeros.get(group, 0.0)) / 8

@@ -130,14 +130,15 @@ class Weight:
     Args:
         name: as in `module.named_parameters()`.
         shape: as stored there.
-        role: `matrix` (multiplied), `table` (looked up), `vector` (bias, norm, scale).
+        role: `matrix` (multiplied with hidden states), `table` (looked up), `vector` (bias, norm,
+            scale), `factor` (an adapter's, multiplied with other weights alone).
         input_axis: for a matrix, the axis that is summed over (1 for Linear, 0 for Conv1D).
     """
 
     name: str
     shape: tuple[int, ...]
     group: Group
-    role: Literal["matrix", "table", "vector"]
+    role: Literal["matrix", "table", "vector", "factor"]
     layer: int | None = None
     input_axis: int = 1
 
@@ -151,6 +152,33 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Product:
+    """A product of an adapter that is not one of hidden states with one of its own matrices.
+
+    Args:
+        path: the wrapped module that it belongs to. layer: which layer that is in.
+        macs: multiply-accumulates, for each token, or for a whole pass where it is made `once`.
+        once: a product of weights alone, made anew in every pass however many tokens there are.
+        hidden: one factor is what enters the module: its gradient is made where that leads to
+            something that trains.
+        gradients: products of the same size that the backward pass makes beside that one.
+        before: it turns what the wrapped matrix reads, which then always has a gradient.
+    """
+
+    path: str
+    layer: int | None
+    macs: int
+    once: bool = False
+    hidden: bool = False
+    gradients: int = 0
+    before: bool = False
+
+    def flops(self, tokens: int) -> int:
+        """FLOPs of a forward pass over so many tokens, those of all texts."""
+        return 2 * self.macs * (1 if self.once else tokens)
+
+
+@dataclass(frozen=True)
 class Adapter:
     """Parameters added beside the model by a fine-tuning technique.
 
@@ -159,12 +187,17 @@ class Adapter:
         settings: what it needs for that (rank, alpha, targets, ...), sorted.
         wraps: paths of the modules that it wraps; their own parameters move to `PATH.base_layer.*`.
         weights: the parameters that it adds, by the names they have in the built module.
+        products: what it computes beside the products of its own matrices.
+        reads_weights: while it is not merged it reads the wrapped matrices themselves, which must
+            then be stored as plain numbers of its own type.
     """
 
     kind: str
     settings: tuple[tuple[str, str | int | float | bool], ...]
     wraps: tuple[str, ...]
     weights: tuple[Weight, ...]
+    products: tuple[Product, ...] = ()
+    reads_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -176,7 +209,8 @@ class Operator:
         group: the group whose format it is computed in.
         layer: which layer it belongs to, None outside the layers.
         flops: 2 x multiply-accumulate, for the whole batch.
-        weight: name of the parameter it reads, None for attention's two products.
+        weight: name of the parameter it reads; None for attention's two products, and for an
+            adapter's `products`.
     """
 
     kind: str
@@ -276,6 +310,8 @@ def _adapter(data: Mapping[str, Any]) -> Adapter:
         settings=tuple((name, value) for name, value in data["settings"]),
         wraps=tuple(data["wraps"]),
         weights=tuple(Weight(**{**w, "shape": tuple(w["shape"])}) for w in data["weights"]),
+        products=tuple(Product(**product) for product in data.get("products", ())),
+        reads_weights=data.get("reads_weights", False),
     )
 
 
@@ -323,8 +359,8 @@ def operators(
     """The matrix products of one forward pass, in no particular order.
 
     Softmax attention is counted as the full square (arXiv 1706.03762), causal or not. Look-ups,
-    norms, activations and the softmax are not matrix products. An adapter that was not merged is
-    a product of its own; formats and sparsity change nothing.
+    norms, activations and the softmax are not matrix products. An adapter that was not merged has
+    products of its own; formats and sparsity change nothing.
 
     Args:
         profile: the model.
@@ -341,6 +377,9 @@ def operators(
         flops = 2 * batch * (answered if in_head else tokens) * weight.count
         kind = "adapter" if weight.group == "adapter" else "linear"
         products.append(Operator(kind, weight.group, weight.layer, flops, weight.name))
+    for product in (p for adapter in profile.adapters for p in adapter.products):
+        flops = product.flops(batch * tokens)
+        products.append(Operator("adapter", "adapter", product.layer, flops))
     for index, layer in enumerate(profile.layers):
         if layer.attention is not None:
             inner = layer.attention.heads * layer.attention.head_width

@@ -30,6 +30,35 @@ class Loss:
 
 
 @dataclass(frozen=True)
+class Mask:
+    """Of the tensors that train, only some elements do; they are chosen before the training.
+
+    Args:
+        density: share of the elements under the mask, all tensors taken together, in (0, 1].
+        whole: fnmatch patterns over the names of tensors that are not under it.
+    """
+
+    density: float
+    whole: tuple[str, ...] = ()
+
+    def covers(self, name: str) -> bool:
+        """Whether a parameter that trains does so in part.
+
+        >>> Mask(0.1, whole=("classifier.*",)).covers("classifier.bias")
+        False
+        """
+        return not any(fnmatchcase(name, pattern) for pattern in self.whole)
+
+    def count(self, elements: int) -> int:
+        """Elements that train, of so many under the mask.
+
+        >>> Mask(0.005).count(1000)
+        5
+        """
+        return round(self.density * elements)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that the trainer is told.
 
@@ -43,6 +72,7 @@ class Recipe:
         compute: `fp32` or `bf16` (autocast).
         losses: the terms of the objective.
         teacher: key of the candidate that `logits`, `hidden`, `attention` compare with.
+        mask: tensors of which only some elements train; None: whole tensors only.
     """
 
     trainable: tuple[str, ...] = ()
@@ -56,6 +86,7 @@ class Recipe:
     compute: Literal["fp32", "bf16"] = "fp32"
     losses: tuple[Loss, ...] = field(default=(Loss("task"),))
     teacher: str | None = None
+    mask: Mask | None = None
 
     @property
     def total_steps(self) -> int:
@@ -83,4 +114,7 @@ class Recipe:
     def from_json(data: dict[str, Any]) -> Recipe:
         """A recipe from what `to_json` wrote."""
         losses = tuple(Loss(**loss) for loss in data["losses"])
-        return Recipe(**{**data, "losses": losses, "trainable": tuple(data["trainable"])})
+        trainable, mask = tuple(data["trainable"]), data.get("mask")
+        if mask is not None:
+            mask = Mask(mask["density"], tuple(mask["whole"]))
+        return Recipe(**{**data, "losses": losses, "trainable": trainable, "mask": mask})

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .candidate import Candidate
 from .configuration import Settings
+from .masks import places_in
 from .paper import Paper
 from .profile import Profile
 from .recipe import Recipe
@@ -323,6 +324,25 @@ def counted_flops(module: nn.Module, profile: Profile) -> int:
 def tensors(module: nn.Module) -> dict[str, Tensor]:
     """A copy of a module's parameters."""
     return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def trained_elements(candidate: Candidate) -> dict[str, np.ndarray] | None:
+    """Which elements of each parameter train, `(its shape)` of bool.
+
+    None where the recipe has a mask that is gone: its training is over.
+    """
+    recipe, state = candidate.paper.recipe, candidate.train_state
+    places = {} if state is None else places_in(state)
+    if recipe.mask is not None and not places:
+        return None
+    found = {}
+    for name, parameter in candidate.module.named_parameters():
+        trains = np.full(parameter.numel(), recipe.trains(name))
+        if recipe.mask is not None and recipe.mask.covers(name):
+            trains[:] = False
+            trains[places[name].numpy()] = True
+        found[name] = trains.reshape(tuple(parameter.shape))
+    return found
 
 
 def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

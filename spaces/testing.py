@@ -22,7 +22,7 @@ from .candidate import Candidate, load_candidate, save_candidate
 from .configuration import Scalar
 from .hyperparameter import Hyperparameter, OneOf
 from .paper import Paper
-from .profile import forward_flops, parameters, trainable_parameters
+from .profile import forward_flops, parameters
 from .slots import Slot
 from .specimen import (
     FLOPS_BATCH,
@@ -37,6 +37,7 @@ from .specimen import (
     random_items,
     same_tensors,
     tensors,
+    trained_elements,
     walk,
 )
 from .steps import Amend, Change, Deploy, Phase, Reads, Step, Train, Wrap
@@ -251,18 +252,19 @@ def zeros_agree(case: Case) -> None:
 
 
 def trainable_parameters_agree(case: Case) -> None:
-    """As many parameters train as the paper counts, and training moves no other."""
+    """As many parameters train as the paper counts, and training moves no other element."""
     for node in case.nodes:
-        recipe, module = node.after.recipe, node.candidate.module
-        promised = trainable_parameters(node.after.profile, recipe.trainable)
-        made = sum(p.numel() for name, p in module.named_parameters() if recipe.trains(name))
-        _agree(f"{node.step.name}: trainable parameters", promised, made)
+        training = trained_elements(node.candidate)
+        if training is None:
+            continue
+        made = sum(map(np.count_nonzero, training.values()))
+        _agree(f"{node.step.name}: trainable parameters", node.after.trainable_parameters, made)
         if isinstance(node.step, Train):
-            old, new = tensors(node.given.module), tensors(module)
-            moved = {name for name in new if not np.array_equal(old[name], new[name])}
-            frozen = sorted(name for name in moved if not recipe.trains(name))
+            old, new = tensors(node.given.module), tensors(node.candidate.module)
+            moved = {name: (old[name] != new[name]).numpy() for name in new}
+            frozen = sorted(name for name in moved if (moved[name] & ~training[name]).any())
             _need(not frozen, f"{node.step.name} moves {frozen[:3]}, which the recipe freezes")
-            _need(bool(moved), f"{node.step.name} moves no parameter")
+            _need(any(map(np.any, moved.values())), f"{node.step.name} moves no parameter")
 
 
 def no_step_changes_what_it_was_given(case: Case) -> None:
@@ -371,7 +373,7 @@ def moved(case: Case) -> frozenset[str]:
 def _moved_on_paper(one: Paper, other: Paper) -> set[str]:
     figures: dict[str, Callable[[Paper], Any]] = {
         "parameters": lambda p: parameters(p.profile),
-        "trainable": lambda p: trainable_parameters(p.profile, p.recipe.trainable),
+        "trainable": lambda p: p.trainable_parameters,
         "flops": lambda p: forward_flops(p.profile, FLOPS_BATCH, FLOPS_TOKENS),
         "recipe": lambda p: p.recipe,
     }

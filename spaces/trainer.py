@@ -24,6 +24,7 @@ from .families import family_of
 from .family import Family
 from .features import Recall, remember, standing_in
 from .losses import objective
+from .masks import PLACES, parts_of
 from .paper import Paper
 from .recipe import Recipe
 from .steps import Bench
@@ -102,10 +103,12 @@ def rate_share(step: int, recipe: Recipe) -> float:
 
 
 def _state_of(candidate: Candidate, mark: str) -> TrainState:
-    # Another training's state (the fine-tuning's, when recovery begins) is not ours to resume.
-    if candidate.train_state is None or (candidate.notes or {}).get(MARK) != mark:
+    # Another training's state (the fine-tuning's, when recovery begins) is not ours to resume; one
+    # at step 0 is no training's yet, and holds the mask of the one that comes next.
+    state = candidate.train_state
+    if state is None or (state.step and (candidate.notes or {}).get(MARK) != mark):
         return TrainState(0, {})
-    return candidate.train_state
+    return state
 
 
 class _Loop:
@@ -125,8 +128,10 @@ class _Loop:
                 f"nothing would train: no parameter matches {list(recipe.trainable)}; "
                 "choose a fine-tuning method that fits this model",
             )
-        self.optimizer = _optimizer(self.weights, recipe)
-        _put_state(self.optimizer, self.weights, state)
+        self.parts = parts_of(self.weights, recipe.mask, state)
+        self.trained = self.weights | {n: p.vector for n, p in self.parts.items()}
+        self.optimizer = _optimizer(self.weights, self.trained, recipe)
+        _put_state(self.optimizer, self.trained, state)
         self.kinds = {loss.kind for loss in recipe.losses}
         self.asked = _asked(self.kinds, family_of(paper.profile.family))
         self.teacher = self._teacher()
@@ -140,7 +145,8 @@ class _Loop:
                 if self.teacher is not None:
                     stack.enter_context(_attention_given(self.teacher, "attention" in self.kinds))
                 self._steps(stop, stack)
-        return TrainState(self.step, _state_tensors(self.optimizer, self.weights))
+        places = {f"{name}/{PLACES}": part.places for name, part in self.parts.items()}
+        return TrainState(self.step, places | _state_tensors(self.optimizer, self.trained))
 
     def _steps(self, stop: int, stack: ExitStack) -> None:
         encoder, recall = self._frozen_encoder()
@@ -193,13 +199,17 @@ class _Loop:
         if not math.isfinite(value):
             raise StepFailed("diverged", self._diverged(f"the loss is {value}"))
         torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.weights.values(), self.recipe.clip_norm)
+        for part in self.parts.values():
+            part.take_gradient()
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip_norm)
         if not torch.isfinite(norm):
             raise StepFailed("diverged", self._diverged(f"loss {value:.4g}, gradient norm {norm}"))
         rate = self.recipe.learning_rate * rate_share(self.step, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        for part in self.parts.values():
+            part.write_back()
         self.optimizer.zero_grad(set_to_none=True)
 
     def _diverged(self, what: str) -> str:
@@ -235,9 +245,12 @@ def _asked(kinds: Collection[str], family: Family) -> dict[str, bool]:
     return {**asked, "use_cache": False} if family.kind == "decoder" else asked
 
 
-def _optimizer(weights: Mapping[str, nn.Parameter], recipe: Recipe) -> torch.optim.AdamW:
-    matrices = [p for p in weights.values() if _is_matrix(p)]
-    vectors = [p for p in weights.values() if not _is_matrix(p)]
+def _optimizer(
+    weights: Mapping[str, nn.Parameter], trained: Mapping[str, nn.Parameter], recipe: Recipe
+) -> torch.optim.AdamW:
+    """AdamW over what trains of the weights: they themselves, or their elements under a mask."""
+    matrices = [trained[name] for name, weight in weights.items() if _is_matrix(weight)]
+    vectors = [trained[name] for name, weight in weights.items() if not _is_matrix(weight)]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -267,7 +280,8 @@ def _put_state(
 ) -> None:
     for key, value in state.tensors.items():
         name, _, kind = key.rpartition("/")
-        optimizer.state[weights[name]][kind] = value.clone()
+        if kind != PLACES:
+            optimizer.state[weights[name]][kind] = value.clone()
 
 
 @contextmanager

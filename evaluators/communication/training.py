@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from ...spaces.paper import Paper
-from ...spaces.profile import trainable_parameters
 from ..compute.flops import training_papers
 from ..measurement import Measurement
 from ..metric import Evidence, Metric
@@ -41,7 +40,7 @@ def gradient_bytes(evidence: Evidence) -> Measurement:
 def _update_bytes(paper: Paper) -> int:
     if paper.recipe.total_steps == 0:
         return 0
-    return BYTES_PER_ELEMENT * trainable_parameters(paper.profile, paper.recipe.trainable)
+    return BYTES_PER_ELEMENT * paper.trainable_parameters
 
 
 METRICS: Final = (

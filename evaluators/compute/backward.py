@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 
 from ...spaces.families import family_of
 from ...spaces.family import Family, Role
-from ...spaces.profile import Operator, Profile, Weight, operators
+from ...spaces.profile import Operator, Product, Profile, Weight, operators
 
 
 def training_step_flops(
@@ -28,7 +28,7 @@ def training_step_flops(
         batch: texts. tokens: positions per text.
     """
     products = operators(profile, batch, tokens)
-    walk = _Walk(profile, family_of(profile.family), patterns, products)
+    walk = _Walk(profile, family_of(profile.family), patterns, products, batch * tokens)
     return sum(product.flops for product in products), walk.backward()
 
 
@@ -41,10 +41,16 @@ class _Walk:
         family: Family,
         patterns: Sequence[str],
         products: Sequence[Operator],
+        tokens: int,
     ) -> None:
         self.profile = profile
         self.family = family
         self.products = products
+        self.tokens = tokens
+        self._beside: dict[str, list[Product]] = {}
+        for adapter in profile.adapters:
+            for product in adapter.products:
+                self._beside.setdefault(product.path, []).append(product)
         self._below: dict[str, list[Weight]] = {}
         self._training: set[str] = set()
         for weight in profile.weights():
@@ -124,17 +130,25 @@ class _Walk:
     def _module(self, path: str, passes: bool) -> tuple[int, bool]:
         """Backward FLOPs of a matrix with its adapters, and whether a gradient leads to it."""
         mine = self._below.get(path, [])
-        adapters = [w for w in mine if w.group == "adapter"]
-        total, leads = 0, []
-        # an adapter stands beside the matrix; thin matrices, and those of an adapter, in a row
-        for chain in ([w for w in mine if w.group != "adapter"], adapters):
-            inside = passes
-            for weight in chain:
-                trains = self._trains(weight)
-                total += self._flops(weight) * (inside + trains)
-                inside = inside or trains
-            leads.append(inside)
-        return total, any(leads)
+        own = [w for w in mine if w.group != "adapter"]
+        added = [w for w in mine if w.group == "adapter"]
+        beside, learns = self._beside.get(path, []), any(map(self._trains, added))
+        reads = passes or (learns and any(product.before for product in beside))
+        # thin matrices stand in a row, and so do those of an adapter, which is beside them
+        total = self._row(own, reads) + self._row(added, passes)
+        for product in beside:
+            made = passes * product.hidden + learns * product.gradients
+            total += product.flops(self.tokens) * made
+        return total, passes or any(map(self._trains, mine))
+
+    def _row(self, weights: list[Weight], passes: bool) -> int:
+        """Backward FLOPs of matrices that stand one after the other."""
+        total = 0
+        for weight in weights:
+            trains = self._trains(weight)
+            total += self._flops(weight) * (passes + trains)
+            passes = passes or trains
+        return total
 
     def _norm(self, path: str | None) -> bool:
         return path is not None and any(map(self._trains, self._below.get(path, [])))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from ...spaces.profile import parameters as count_parameters
-from ...spaces.profile import trainable_parameters as count_trainable
 from ..compute.flops import training_papers
 from ..measurement import Measurement, missing
 from ..metric import Evidence, Metric
@@ -19,11 +18,7 @@ def parameters(evidence: Evidence) -> Measurement:
 def trainable_parameters(evidence: Evidence) -> Measurement:
     """Elements that train, in the Train step that trains most."""
     papers = training_papers(evidence)
-    counts = [
-        count_trainable(paper.profile, paper.recipe.trainable)
-        for paper in papers
-        if paper.recipe.total_steps > 0
-    ]
+    counts = [paper.trainable_parameters for paper in papers if paper.recipe.total_steps > 0]
     return Measurement(float(max(counts, default=0)), "count", "exact")
 
 

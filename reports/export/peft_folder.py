@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from ...errors import BadRequest, VerificationFailed
 from ...spaces.families import family_of
+from ...spaces.finetuning import TABLE
+from ...spaces.finetuning.adapters import ThroughPeft
+from ...spaces.finetuning.vera import Vera, projections
 from ...spaces.models import inspect_model
 from ...spaces.profile import Adapter, Profile
 from .description import Description
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ELSE: Final = "use --format paretune, or search with merge: merge"
-KINDS: Final = ("lora", "ia3")
-"""Adapters that peft has a file for."""
 
 _PREFIX: Final = "base_model.model."
 
@@ -31,8 +32,10 @@ _PREFIX: Final = "base_model.model."
 def peft_objection(profile: Profile) -> str | None:
     """Why these adapters make no peft folder, and what to do; None: they do."""
     kinds = [adapter.kind for adapter in profile.adapters]
-    if len(kinds) > 1 or kinds[0] not in KINDS:
-        return f"a peft folder holds one lora or ia3 adapter, not {', '.join(kinds)}; {ELSE}"
+    if len(kinds) > 1:
+        return f"a peft folder holds one adapter, not {', '.join(kinds)}; {ELSE}"
+    if not isinstance(TABLE.get(kinds[0]), ThroughPeft):
+        return f"peft has no file for {kinds[0]} adapters; use --format paretune, or onnx"
     types = {profile.format_of(weight.group).name for weight in profile.weights()}
     if types != {"fp32"}:
         return f"an unmerged adapter is exported in fp32, not {', '.join(sorted(types))}; {ELSE}"
@@ -64,6 +67,7 @@ def write_peft(piece: Piece, folder: Path) -> dict[str, Any]:
     config.inference_mode = True
     config.save_pretrained(folder)
     named = {f"{_PREFIX}{name}": tensor for name, tensor in kept.items()}
+    named |= _projections(profile.adapters[0])
     save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     return options
 
@@ -134,21 +138,19 @@ def _saved_modules(
 
 
 def _config(profile: Profile, adapter: Adapter, saved: tuple[str, ...]) -> PeftConfig:
-    from peft import IA3Config, LoraConfig
+    technique = cast(ThroughPeft, TABLE[adapter.kind])
+    config: Any = technique.peft_config(adapter, _transposed(profile, adapter))
+    config.task_type = "SEQ_CLS" if profile.head.kind == "classification" else "CAUSAL_LM"
+    config.modules_to_save = list(saved) or None
+    return cast("PeftConfig", config)
 
-    settings = dict(adapter.settings)
-    shared: dict[str, Any] = {
-        "task_type": "SEQ_CLS" if profile.head.kind == "classification" else "CAUSAL_LM",
-        "target_modules": list(adapter.wraps),
-        "modules_to_save": list(saved) or None,
-        "fan_in_fan_out": _transposed(profile, adapter),
-    }
-    if adapter.kind == "ia3":
-        rows = {w.name.removesuffix(".ia3_l.default"): w.shape[0] for w in adapter.weights}
-        return IA3Config(feedforward_modules=[p for p, n in rows.items() if n == 1], **shared)
-    rank = int(settings["rank"])
-    # peft says int, and only ever divides it by the rank.
-    return LoraConfig(r=rank, lora_alpha=cast(int, rank * float(settings["alpha_ratio"])), **shared)
+
+def _projections(adapter: Adapter) -> dict[str, Tensor]:
+    """VeRA's shared matrices, which are drawn and not trained: peft would draw others."""
+    if adapter.kind != Vera.name:
+        return {}
+    a, b = projections(adapter)
+    return {"base_model.vera_A": a, "base_model.vera_B": b}
 
 
 def _transposed(profile: Profile, adapter: Adapter) -> bool:
@@ -158,4 +160,6 @@ def _transposed(profile: Profile, adapter: Adapter) -> bool:
 
 def _plain(name: str) -> str:
     """A parameter's name as it stands in the base, or in peft's file."""
-    return name.replace(".base_layer.", ".").replace(".default", "")
+    plain = name.replace(".base_layer.", ".").replace(".default", "")
+    # DoRA's lengths are a module here and a plain tensor in peft's file.
+    return plain.replace(".lora_magnitude_vector.weight", ".lora_magnitude_vector")

@@ -5,23 +5,33 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
 
 from ..configuration import Settings
 from ..family import Role
 from ..hyperparameter import OneOf
 from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
-from ..steps import Bench, Phase, Reads
-from ..training import derived_seed
+from ..steps import Bench, Phase, Reads, Step
+from ..training import FinetuneStep, derived_seed
+from .selection import Chooser, Select, new_answers
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
 
     from ..candidate import Candidate
 
 MERGE = OneOf("merge", ("merge", "keep"), "merge")
-"""Whether the adapter is folded into the weights after training, or stays beside them."""
+"""Whether the adapter is folded into the weights after training, or stays beside them.
+
+Merged weights are the model's own: int8 or int4 rounds what was merged (merge and requantise), and
+that model is judged. Beside packed weights a kept adapter stays in floats; only the eager runtime
+holds it, and refuses those that read the weights themselves (`Adapter.reads_weights`).
+"""
+
+
+_NOT_SHAPE: Final = frozenset({"learning_rate", "merge"})
 
 
 class Adapts(Protocol):
@@ -43,6 +53,20 @@ class Adapts(Protocol):
 
     def attach(self, module: nn.Module, adapter: Adapter) -> nn.Module:
         """The module with the adapter in it, in place."""
+        ...
+
+
+@runtime_checkable
+class ThroughPeft(Protocol):
+    """A technique whose adapters are peft's: they merge, and peft has a file for them."""
+
+    def peft_config(self, adapter: Adapter, transposed: bool) -> PeftConfig:
+        """What peft is told.
+
+        Args:
+            adapter: on paper.
+            transposed: its matrices are stored as (inputs, outputs).
+        """
         ...
 
 
@@ -143,6 +167,30 @@ def _readdressed(candidate: Candidate, module: nn.Module, paper: Paper) -> Candi
     names = {before.name: after.name for before, after in pairs}
     masks = {names[name]: mask for name, mask in candidate.masks.items() if name in names}
     return replace(candidate, module=module.eval(), paper=paper, train_state=None, masks=masks)
+
+
+def adapted(technique: Adapts, settings: Settings, choose: Chooser) -> tuple[Step, ...]:
+    """Attach, Select, Train, and Merge where that is wanted.
+
+    Args:
+        technique: whose adapter.
+        settings: its own; all but `learning_rate` and `merge` shape the adapter.
+        choose: what trains.
+    """
+    shape = {name: value for name, value in settings.items() if name not in _NOT_SHAPE}
+    attach = Attach(technique, tuple(sorted(shape.items())))
+    rate = float(settings["learning_rate"])
+    steps = (attach, Select(technique.name, rate, choose), FinetuneStep())
+    return (*steps, Merge(technique.name)) if settings.get("merge") == "merge" else steps
+
+
+def beside(*leaves: str) -> Chooser:
+    """Chooses an adapter's parameters, named as below the modules it wraps, and a classifier's."""
+
+    def choose(profile: Profile) -> tuple[str, ...]:
+        return (*(f"*.{leaf}" for leaf in leaves), *new_answers(profile))
+
+    return choose
 
 
 def wrapped(profile: Profile, roles: Sequence[Role]) -> dict[str, Weight]:

@@ -12,11 +12,11 @@ from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
 from ..steps import Step
 from ..technique import Targets
-from ..training import FinetuneStep
-from .adapters import MERGE, Attach, Merge, sides, wrapped
-from .selection import Select, learning_rate, new_answers
+from .adapters import MERGE, adapted, beside, sides, wrapped
+from .selection import learning_rate
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
 
 _OUTPUTS: Final[tuple[Role, ...]] = ("attention.key", "attention.value")
@@ -48,9 +48,7 @@ class Ia3:
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Attach, Select, Train, and Merge where that is wanted."""
-        rate = float(settings["learning_rate"])
-        steps = (Attach(self, ()), Select(self.name, rate, scales), FinetuneStep())
-        return (*steps, Merge(self.name)) if settings["merge"] == "merge" else steps
+        return adapted(self, settings, beside("ia3_l.default"))
 
     def adapter(self, profile: Profile, settings: Settings) -> Adapter:
         """One vector beside every matrix that is wrapped."""
@@ -61,23 +59,22 @@ class Ia3:
 
     def attach(self, module: nn.Module, adapter: Adapter) -> nn.Module:
         """The module with the scales in it, in place, all 1."""
-        from peft import IA3Config
-
         from .peft_layers import injected, stored_transposed
+
+        transposed = stored_transposed(module, adapter.wraps)
+        return injected(module, self.peft_config(adapter, transposed))
+
+    def peft_config(self, adapter: Adapter, transposed: bool) -> PeftConfig:
+        """What peft is told."""
+        from peft import IA3Config
 
         # A scale of inputs is a row, a scale of outputs a column.
         inputs = [path for path in adapter.wraps if _shape_of(adapter, path)[0] == 1]
-        config = IA3Config(
+        return IA3Config(
             target_modules=list(adapter.wraps),
             feedforward_modules=inputs,
-            fan_in_fan_out=stored_transposed(module, adapter.wraps),
+            fan_in_fan_out=transposed,
         )
-        return injected(module, config)
-
-
-def scales(profile: Profile) -> tuple[str, ...]:
-    """The scales, and a classifier's own parameters."""
-    return ("*.ia3_l.default", *new_answers(profile))
 
 
 def _scale(path: str, matrix: Weight, shape: tuple[int, int]) -> Weight:

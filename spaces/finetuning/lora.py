@@ -1,9 +1,9 @@
-"""Fine-tuning: low-rank adapters (LoRA), through peft."""
+"""Fine-tuning: low-rank adapters (LoRA), through peft; what its relatives share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from ..configuration import Settings
 from ..family import Role
@@ -12,11 +12,11 @@ from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
 from ..steps import Step
 from ..technique import Targets
-from ..training import FinetuneStep
-from .adapters import MERGE, Attach, Merge, fills_zeros, sides, wrapped
-from .selection import Select, learning_rate, new_answers
+from .adapters import MERGE, adapted, beside, fills_zeros, sides, wrapped
+from .selection import learning_rate
 
 if TYPE_CHECKING:
+    from peft import PeftConfig
     from torch import nn
 
 _ATTENTION: Final[tuple[Role, ...]] = (
@@ -31,6 +31,10 @@ TARGETS: Final[Mapping[str, tuple[Role, ...]]] = {
     "all-linear": (*_ATTENTION, "ffn.gate", "ffn.up", "ffn.down"),
 }
 """The matrices that are adapted; a fused matrix is adapted whole."""
+
+WHERE: Final = OneOf("targets", tuple(TARGETS), "attention-qv", ordered=True)
+RANK: Final = Integer("rank", 2, 64, 8, log=True)
+ALPHA_RATIO: Final = Real("alpha_ratio", 0.5, 4.0, 2.0, log=True)
 
 
 class Lora:
@@ -48,67 +52,102 @@ class Lora:
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """Rank, `alpha / r`, the matrices, the learning rate, and what happens after training."""
-        return (
-            Integer("rank", 2, 64, 8, log=True),
-            Real("alpha_ratio", 0.5, 4.0, 2.0, log=True),
-            OneOf("targets", tuple(TARGETS), "attention-qv", ordered=True),
-            # Measured with a width of 384, rank 8, 225 steps: 5e-4 reached .530, 2e-3 .565.
-            learning_rate(1e-3),
-            MERGE,
-        )
+        # Measured with a width of 384, rank 8, 225 steps: 5e-4 reached .530, 2e-3 .565.
+        return (RANK, ALPHA_RATIO, WHERE, learning_rate(1e-3), MERGE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """No such matrices, a rank beyond the smallest side of one, or zeros that would fill."""
-        matrices = wrapped(paper.profile, TARGETS[str(settings["targets"])])
-        if not matrices:
-            return [f"no layer has {settings['targets']}; choose other targets"]
-        path = min(matrices, key=lambda p: min(sides(matrices[p])))
-        smallest, rank = min(sides(matrices[path])), int(settings["rank"])
-        if rank <= smallest:
-            return fills_zeros(paper, settings)
-        return [
-            f"rank {rank} exceeds the smallest wrapped dimension {smallest} ({path}); "
-            f"choose rank <= {smallest}"
-        ]
+        """Matrices that cannot be adapted, or a rank beyond the smallest side of one."""
+        return [*not_adaptable(paper, settings), *beyond_rank(paper, settings)]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Attach, Select, Train, and Merge where that is wanted."""
-        told = tuple((knob, settings[knob]) for knob in ("alpha_ratio", "rank", "targets"))
-        rate = float(settings["learning_rate"])
-        steps = (Attach(self, told), Select(self.name, rate, lora_names), FinetuneStep())
-        return (*steps, Merge(self.name)) if settings["merge"] == "merge" else steps
+        return adapted(self, settings, beside("lora_A.default.weight", "lora_B.default.weight"))
 
     def adapter(self, profile: Profile, settings: Settings) -> Adapter:
         """The two factors beside every matrix that is wrapped."""
-        matrices = wrapped(profile, TARGETS[str(settings["targets"])])
+        matrices = targeted(profile, settings)
         rank = int(settings["rank"])
-        weights = [w for path, matrix in matrices.items() for w in _factors(path, matrix, rank)]
+        weights = [w for path, matrix in matrices.items() for w in factors(path, matrix, rank)]
         return Adapter(self.name, tuple(sorted(settings.items())), tuple(matrices), tuple(weights))
 
     def attach(self, module: nn.Module, adapter: Adapter) -> nn.Module:
         """The module with the factors in it, in place; drawn from torch's random state."""
-        from peft import LoraConfig
-
         from .peft_layers import injected, stored_transposed
 
-        settings = dict(adapter.settings)
-        rank = int(settings["rank"])
-        config = LoraConfig(
-            r=rank,
-            # peft says int, and only ever divides it by the rank.
-            lora_alpha=cast(int, rank * float(settings["alpha_ratio"])),
-            target_modules=list(adapter.wraps),
-            fan_in_fan_out=stored_transposed(module, adapter.wraps),
-        )
-        return injected(module, config)
+        transposed = stored_transposed(module, adapter.wraps)
+        return injected(module, self.peft_config(adapter, transposed))
+
+    def peft_config(self, adapter: Adapter, transposed: bool) -> PeftConfig:
+        """What peft is told."""
+        return lora_config(adapter, transposed, alpha_of(adapter))
 
 
-def lora_names(profile: Profile) -> tuple[str, ...]:
-    """The factors, and a classifier's own parameters."""
-    return ("*.lora_A.default.weight", "*.lora_B.default.weight", *new_answers(profile))
+def alpha_of(adapter: Adapter) -> float:
+    """The strength: rank times `alpha_ratio`."""
+    settings = dict(adapter.settings)
+    return int(settings["rank"]) * float(settings["alpha_ratio"])
 
 
-def _factors(path: str, matrix: Weight, rank: int) -> tuple[Weight, Weight]:
+def lora_config(adapter: Adapter, transposed: bool, alpha: float, **told: Any) -> PeftConfig:
+    """peft's configuration of an adapter of this kind or one of its relatives.
+
+    Args:
+        adapter: says rank and modules.
+        transposed: its matrices are stored as (inputs, outputs).
+        alpha: the strength. told: what the relatives add.
+    """
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=int(dict(adapter.settings)["rank"]),
+        # peft says int, and only ever divides it by the rank or its root.
+        lora_alpha=cast(int, alpha),
+        target_modules=list(adapter.wraps),
+        fan_in_fan_out=transposed,
+        **told,
+    )
+
+
+def targeted(profile: Profile, settings: Settings) -> dict[str, Weight]:
+    """The matrices that the `targets` of some settings name, by path."""
+    return wrapped(profile, TARGETS[str(settings["targets"])])
+
+
+def not_adaptable(paper: Paper, settings: Settings) -> list[str]:
+    """Why the matrices that shall be adapted cannot be: there are none, or zeros would fill."""
+    if targeted(paper.profile, settings):
+        return fills_zeros(paper, settings)
+    return [f"no layer has {settings['targets']}; choose other targets"]
+
+
+def beyond_rank(paper: Paper, settings: Settings) -> list[str]:
+    """An objection where the rank exceeds the smallest side of a matrix."""
+    matrices, rank = targeted(paper.profile, settings), int(settings["rank"])
+    smallest, path = min(((min(sides(m)), p) for p, m in matrices.items()), default=(rank, ""))
+    if rank <= smallest:
+        return []
+    return [
+        f"rank {rank} exceeds the smallest wrapped dimension {smallest} ({path}); "
+        f"choose rank <= {smallest}"
+    ]
+
+
+def transposed_matrices(paper: Paper, settings: Settings) -> list[str]:
+    """An objection where matrices are stored as (inputs, outputs), which few of peft's layers read.
+
+    GPT-2's are.
+    """
+    matrices = targeted(paper.profile, settings)
+    if all(matrix.input_axis == 1 for matrix in matrices.values()):
+        return []
+    return [
+        f"peft's layers of this kind do not read {paper.profile.family}'s transposed matrices "
+        "(Conv1D); choose lora, rslora, dora or vera"
+    ]
+
+
+def factors(path: str, matrix: Weight, rank: int) -> tuple[Weight, Weight]:
+    """A (`rank x inputs`) and B (`outputs x rank`) beside a matrix."""
     inputs, outputs = sides(matrix)
     a, b = f"{path}.lora_A.default.weight", f"{path}.lora_B.default.weight"
     return (

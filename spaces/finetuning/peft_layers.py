@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from peft import PeftConfig, inject_adapter_in_model
-from torch import nn
+import torch
+from peft import PeftConfig, VeraConfig, inject_adapter_in_model
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.vera.layer import Linear as VeraLinear
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 
@@ -20,6 +23,39 @@ def injected(module: nn.Module, config: PeftConfig) -> nn.Module:
     return module
 
 
+def with_projections(
+    module: nn.Module, paths: Sequence[str], config: VeraConfig, a: Tensor, b: Tensor
+) -> nn.Module:
+    """The module with VeRA's layers at these paths, in place, around one A and one B.
+
+    peft injects no layers that share anything, so they are put in here.
+    """
+    shared = BufferDict({"default": a}), BufferDict({"default": b})
+    for path in paths:
+        base = module.get_submodule(path)
+        conv = isinstance(base, Conv1D)
+        layer = _VeraLinear(
+            base, *shared, "default", config=config, r=config.r, is_target_conv_1d_layer=conv
+        )
+        module.set_submodule(path, layer)
+    # A layer moves them to where its base lies: nowhere, while packed weights are loaded.
+    shared[0]["default"], shared[1]["default"] = a, b
+    return module
+
+
+class _VeraLinear(VeraLinear):
+    """peft's layer with projections of its vectors' type, so that it computes in bf16 too."""
+
+    def forward(self, x: Tensor, *rest: Any, **named: Any) -> Tensor:
+        dtype = self.vera_lambda_d["default"].dtype
+        for shared in (self.vera_A, self.vera_B):
+            if shared["default"].dtype != dtype:
+                shared["default"] = shared["default"].to(dtype)
+        out: Tensor = super().forward(x, *rest, **named)
+        return out
+
+
+@torch.no_grad()
 def merged(module: nn.Module, paths: Sequence[str]) -> nn.Module:
     """The module with the layers at these paths folded into the modules that they wrap."""
     for path in paths:

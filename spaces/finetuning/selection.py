@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from ..configuration import Settings
+from ..configuration import Scalar, Settings
 from ..hyperparameter import Real
 from ..paper import Paper
 from ..profile import Profile, Weight
+from ..recipe import Mask
 from ..steps import Phase, Reads
 
 Chooser = Callable[[Profile], tuple[str, ...]]
@@ -24,11 +25,14 @@ class Select:
         method: the technique's name.
         learning_rate: peak.
         choose: the patterns for the model as it then is.
+        density: share of the elements that train, a classifier's own apart, which all do; None:
+            whole tensors.
     """
 
     method: str
     learning_rate: float
     choose: Chooser
+    density: float | None = None
     name: ClassVar[str] = "finetuning.select"
     version: ClassVar[int] = 1
     phase: ClassVar[Phase] = Phase.AMEND
@@ -38,13 +42,20 @@ class Select:
 
     @property
     def settings(self) -> Settings:
-        """The method and its learning rate."""
-        return {"method": self.method, "learning_rate": self.learning_rate}
+        """The method, its learning rate, and its density where it has one."""
+        told: dict[str, Scalar] = {"method": self.method, "learning_rate": self.learning_rate}
+        return told if self.density is None else {**told, "density": self.density}
 
     def on_paper(self, paper: Paper) -> Paper:
         """The recipe with what trains."""
-        trainable = self.choose(paper.profile)
-        recipe = replace(paper.recipe, trainable=trainable, learning_rate=self.learning_rate)
+        profile = paper.profile
+        mask = None if self.density is None else Mask(self.density, new_answers(profile))
+        recipe = replace(
+            paper.recipe,
+            trainable=self.choose(profile),
+            learning_rate=self.learning_rate,
+            mask=mask,
+        )
         return replace(paper, recipe=recipe)
 
 

@@ -60,6 +60,7 @@ class Shorten:
         recipe = replace(
             paper.recipe,
             trainable=("*",),
+            mask=None,
             epochs=paper.recipe.epochs * self.share,
             learning_rate=self.learning_rate,
             losses=self.losses,

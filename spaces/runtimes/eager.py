@@ -19,7 +19,7 @@ from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes
-from .refusals import hf_refusals, onnx_file_refusals, unheld
+from .refusals import adapter_refusals, hf_refusals, onnx_file_refusals, unheld
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -93,6 +93,7 @@ class Eager:
                 f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
                 "merge the adapters"
             )
+        found += adapter_refusals(profile)
         if "hf" in targets.formats:
             found += hf_refusals(profile)
         if "onnx" in targets.formats:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..families import family_of
 from ..family import Role
+from ..finetuning.bottleneck import DOWN, UP
 from ..profile import Attention
 from .activations import ACTIVATIONS, KEYS
 from .onnx_graph import OnnxGraph
@@ -30,7 +31,7 @@ def write_onnx(candidate: Candidate, path: Path) -> None:
     """Writes a model to `path`: token ids and mask in, logits out, any batch and length.
 
     Args:
-        candidate: adapters merged; its paper says structure and formats.
+        candidate: adapters merged but bottlenecks; its paper says structure and formats.
         path: `model.onnx`; tensors of more than 2 GB go into `model.onnx.data`.
 
     Raises:
@@ -57,6 +58,11 @@ class _Writer:
         self.places = self._range(self.tokens)
         self.mask = self._mask()
         self.turns = self._turns() if self.family.rope else None
+        self.bottlenecks = {
+            path: str(dict(adapter.settings)["activation"])
+            for adapter in self.profile.adapters
+            for path in adapter.wraps
+        }
 
     def logits(self) -> str:
         """The whole model."""
@@ -112,7 +118,16 @@ class _Writer:
             wide = self.graph.op("Mul", [self._activated(gate, kind, attributes), wide])
         else:
             wide = self._activated(wide, kind, attributes)
-        return weights.linear(family.path("ffn.down", index), wide)
+        return self._linear(family.path("ffn.down", index), wide)
+
+    def _linear(self, path: str, hidden: str) -> str:
+        """A product with a matrix, and the bottleneck behind it where there is one."""
+        if path not in self.bottlenecks:
+            return self.weights.linear(path, hidden)
+        answer = self.weights.linear(f"{path}.base_layer", hidden)
+        narrow = self.weights.linear(f"{path}.{DOWN}", answer)
+        narrow = self._activated(narrow, *ACTIVATIONS[self.bottlenecks[path]])
+        return self.graph.op("Add", [answer, self.weights.linear(f"{path}.{UP}", narrow)])
 
     def _activated(self, value: str, kind: str, attributes: Mapping[str, Any]) -> str:
         if kind == "Swish":  # an operator of its own only from opset 24 on
@@ -132,7 +147,7 @@ class _Writer:
             "scale": float(cast(float, scale)),
         }
         mixed = graph.op("Attention", [query, key, value, self.mask], attributes)
-        return self.weights.linear(family.path("attention.output", index), mixed)
+        return self._linear(family.path("attention.output", index), mixed)
 
     def _seat(self) -> str:
         """Path of the module that holds the attention's scaling, inside a layer."""

@@ -1,7 +1,8 @@
 """ONNX Runtime: the fastest answers on CPU, from one ONNX file.
 
-It holds fp32, int8 and int4 in every group that has matrices or tables. Adapters must be merged.
-The zeros of sparse matrices are stored like any other weight.
+It holds fp32, fp16, int8 and int4 in every group that has matrices or tables. Adapters must be
+merged; bottlenecks, which cannot be, are written into the graph in fp32. The zeros of sparse
+matrices are stored like any other weight.
 Continuations read the whole text anew for every token: there is no cache between tokens.
 """
 

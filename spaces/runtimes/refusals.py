@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from ..families import family_of, plain_objection
+from ..finetuning import TABLE as FINETUNING
+from ..finetuning.adapters import ThroughPeft
 from ..profile import WHOLE, FormatName, Group, Profile
 from .activations import ACTIVATIONS, activation_of
 
@@ -18,6 +20,9 @@ ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
     "head": _MATRICES,
 }
 """What ONNX Runtime computes with on CPU, or reads as fp32 (fp16); bf16 it has no kernels for."""
+
+ONNX_ADAPTERS: Final = frozenset({"bottleneck"})
+"""Adapters that are written into the graph: those that cannot be merged."""
 
 _ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotations that do not depend on a text's length."""
@@ -46,10 +51,23 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
         )
 
 
+def adapter_refusals(profile: Profile) -> Iterator[str]:
+    """Adapters that read the matrices beside which they stand, where these are packed."""
+    groups = {weight.name: weight.group for weight in profile.weights()}
+    for adapter in (a for a in profile.adapters if a.reads_weights):
+        own = profile.format_of("adapter").name
+        stored = {profile.format_of(groups[f"{p}.base_layer.weight"]).name for p in adapter.wraps}
+        if stored - {own}:
+            yield (
+                f"{adapter.kind} adapters read the weights beside which they stand, and these are "
+                f"{', '.join(sorted(stored))}, not {own}; merge the adapters, or keep both alike"
+            )
+
+
 def onnx_refusals(profile: Profile) -> Iterator[str]:
     """Why a model cannot be written as an ONNX graph for ONNX Runtime."""
     yield from unheld(profile, ONNX_HOLDS, "onnxruntime")
-    for adapter in profile.adapters:
+    for adapter in (a for a in profile.adapters if a.kind not in ONNX_ADAPTERS):
         yield (
             f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it, or use "
             "the eager runtime"
@@ -89,6 +107,9 @@ def hf_refusals(profile: Profile) -> Iterator[str]:
     reason = plain_objection(replace(profile, adapters=()))
     if reason is not None:
         yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"
+    for adapter in profile.adapters:
+        if not isinstance(FINETUNING.get(adapter.kind), ThroughPeft):
+            yield f"peft has no file for {adapter.kind} adapters; leave hf out of deploy"
 
 
 def _rotation(profile: Profile) -> str:
