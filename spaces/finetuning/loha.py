@@ -50,7 +50,7 @@ class LoHa:
         return (RANK, ALPHA_RATIO, WHERE, learning_rate(1e-3), MERGE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Matrices that cannot be adapted, matrices that are not read, or a rank beyond one's smallest side."""
+        """Matrices that cannot be adapted or are not read, or a rank beyond a smallest side."""
         found = [*not_adaptable(paper, settings), *transposed_matrices(paper, settings)]
         return [*found, *beyond_rank(paper, settings)]
 

@@ -50,7 +50,7 @@ class LoKr:
         return (RANK, ALPHA_RATIO, WHERE, learning_rate(1e-3), MERGE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Matrices that cannot be adapted, or matrices that are not read."""
+        """Matrices that cannot be adapted or are not read."""
         return [*not_adaptable(paper, settings), *transposed_matrices(paper, settings)]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:

@@ -44,7 +44,7 @@ class Oft:
         return (block, WHERE, learning_rate(1e-3), MERGE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Matrices that cannot be adapted, matrices that are not read, or inputs that blocks do not divide."""
+        """Matrices that cannot be adapted or are not read, or inputs that blocks do not divide."""
         found = [*not_adaptable(paper, settings), *transposed_matrices(paper, settings)]
         block = int(settings["block"])
         for path, matrix in targeted(paper.profile, settings).items():
