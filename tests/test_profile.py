@@ -188,7 +188,9 @@ def test_writing_tokens_one_by_one_costs_the_causal_share_of_reading_them():
 
 def test_formats_and_sparsity_change_no_flops_and_no_parameters():
     profile = _encoder(BERT_BASE)
-    small = replace(profile.with_formats({"ffn": Format("int8")}), sparsity=(("ffn", Sparsity(0.5)),))
+    small = replace(
+        profile.with_formats({"ffn": Format("int8")}), sparsity=(("ffn", Sparsity(0.5)),)
+    )
     assert parameters(small) == parameters(profile)
     assert forward_flops(small, 1, 8) == forward_flops(profile, 1, 8)
 
@@ -208,7 +210,8 @@ _ATTENTION = st.builds(
 _LAYER = st.builds(
     Layer,
     st.none() | _ATTENTION,
-    st.none() | st.builds(FeedForward, st.integers(1, 64), st.just(True), st.none() | st.integers(1, 30)),
+    st.none()
+    | st.builds(FeedForward, st.integers(1, 64), st.just(True), st.none() | st.integers(1, 30)),
 )
 _PROFILE = st.builds(
     Profile,
