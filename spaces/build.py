@@ -134,11 +134,20 @@ def _resize(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
     module.set_submodule(path, new)
 
 
+class _Thin(nn.Sequential):
+    """Two thin matrices, one after the other."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The one that writes: transformers draws some matrices by what they write to."""
+        return cast(Tensor, self.get_submodule(WIDEN).weight)
+
+
 def _narrow(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
     """Puts the first of two thin matrices before the one that is there."""
     first = nn.Linear(shape[1], shape[0], bias=False)
     pair = OrderedDict({NARROW: first, WIDEN: module.get_submodule(path)})
-    module.set_submodule(path, nn.Sequential(pair))
+    module.set_submodule(path, _Thin(pair))
 
 
 def _widen(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:

@@ -36,7 +36,7 @@ def profile_of(family: str, kind: str = "classification", layers: int = 2) -> Pr
     sizes |= {"hidden_size": 32, "num_hidden_layers": layers, "intermediate_size": 64}
     sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     sizes |= {"dim": 32, "n_layers": layers, "n_heads": 4, "hidden_dim": 64}
-    sizes |= {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": 64}
+    sizes |= {"n_embd": 32, "n_layer": layers, "n_head": 4, "n_positions": 64, "n_inner": 64}
     head = Head("classification", 3) if kind == "classification" else Head(kind, 43)  # type: ignore[arg-type]
     return family_of(family).profile(sizes, head)
 

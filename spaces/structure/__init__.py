@@ -11,8 +11,9 @@ from .layers import Layers
 from .low_rank import LowRank
 from .mixed import Mixed
 from .sparsity import Sparsity
+from .width import Width
 
 OFF: Final = "none"
 TABLE: dict[str, Technique] = {
-    row.name: row for row in (Heads(), Ffn(), Layers(), Mixed(), LowRank(), Sparsity())
+    row.name: row for row in (Heads(), Ffn(), Width(), Layers(), Mixed(), LowRank(), Sparsity())
 }

@@ -74,6 +74,20 @@ def cuts_of(before: Profile, after: Profile, units: Units) -> dict[int, list[Cut
     return cuts
 
 
+def channel_axes(before: Profile, after: Profile) -> list[tuple[Weight, int]]:
+    """Every tensor that touches the hidden states, once for each axis along which they lie.
+
+    Read off two papers that differ in width alone.
+    """
+    narrower = {weight.name: weight.shape for weight in after.weights()}
+    return [
+        (weight, axis)
+        for weight in before.weights()
+        for axis, size in enumerate(weight.shape)
+        if size != narrower[weight.name][axis]
+    ]
+
+
 def _units(layer: Layer, units: Units, size: int) -> tuple[int, tuple[int, ...]]:
     """Units on an axis of that size, and how many elements of each stack belong to one."""
     if units == "ffn":

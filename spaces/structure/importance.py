@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..candidate import Candidate
 from ..families import family_of
+from ..profile import Weight
 from ..steps import Bench
 from .cuts import Cut
 from .observe import Watch, pass_over
@@ -93,6 +94,43 @@ def block_influence(candidate: Candidate, bench: Bench) -> Tensor:
 
     pass_over(candidate.module, {path: watch(i) for i, path in enumerate(paths)}, bench)
     return turned / tokens
+
+
+def channel_weights(module: nn.Module, axes: Sequence[tuple[Weight, int]]) -> Tensor:
+    """Score of each hidden channel, `(width,)`: its share of each tensor's squares, summed.
+
+    Shares, because the largest tensor (the table of words) would otherwise decide alone.
+    """
+    parameters = dict(module.named_parameters())
+    squares = [
+        parameters[weight.name].detach().double().square().movedim(axis, 0).flatten(1).sum(dim=1)
+        if len(weight.shape) > 1
+        else parameters[weight.name].detach().double().square()
+        for weight, axis in axes
+    ]
+    return torch.stack([found / found.sum().clamp(min=1e-30) for found in squares]).sum(dim=0)
+
+
+def channel_activations(
+    module: nn.Module, axes: Sequence[tuple[Weight, int]], bench: Bench
+) -> Tensor:
+    """Score of each hidden channel, `(width,)`: its mean square after the norms, summed over them.
+
+    What a norm hands on is what the blocks see of a channel (arXiv 2407.14679, section 2.2, which
+    takes means of sizes).
+    """
+    squares: dict[str, Tensor] = {}
+
+    def watch(path: str) -> Watch:
+        def add(real: Tensor, _: Tensor, leaving: Any) -> None:
+            square = leaving.double()[real].square().sum(dim=0)
+            squares[path] = squares.get(path, 0) + square
+
+        return add
+
+    paths = {w.name.rpartition(".")[0] for w, _ in axes if w.group == "norm"}
+    pass_over(module, {path: watch(path) for path in sorted(paths)}, bench)
+    return torch.stack(list(squares.values())).sum(dim=0)
 
 
 def strongest(scores: Tensor, stay: int) -> list[int]:

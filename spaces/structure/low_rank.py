@@ -99,7 +99,7 @@ class LowRank:
     name: ClassVar[str] = "low_rank"
     version: ClassVar[int] = 1
     moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 2403.07378 (outputs), 2207.00112, 2312.05821"
+    source: ClassVar[str] = "Eckart and Young 1936 (weights), arXiv 2403.07378 (outputs)"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """Share of parameters kept, whose, when, judged by weights or by outputs, at which end."""

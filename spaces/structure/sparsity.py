@@ -103,7 +103,9 @@ class Sparsity:
     name: ClassVar[str] = "sparsity"
     version: ClassVar[int] = 1
     moves: ClassVar[frozenset[str]] = frozenset({"bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 2301.00774 (sparsegpt), 2306.11695 (wanda), 1506.02626"
+    source: ClassVar[str] = (
+        "arXiv 2301.00774 (sparsegpt), 2306.11695 (wanda), 1506.02626 (magnitude)"
+    )
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """Share of zeros, their pattern, whose, when, and how weights are judged."""

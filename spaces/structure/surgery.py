@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..build import build, fill
@@ -15,9 +16,15 @@ from ..paper import Paper
 from ..profile import Profile, Weight
 from ..steps import Bench
 from .counts import Importance
-from .cuts import Units, cuts_of
+from .cuts import Units, channel_axes, cuts_of
 from .gradients import unit_gradients
-from .importance import activation_scores, strongest, weight_scores
+from .importance import (
+    activation_scores,
+    channel_activations,
+    channel_weights,
+    strongest,
+    weight_scores,
+)
 
 
 def cut_units(
@@ -71,6 +78,30 @@ def cut_layers(candidate: Candidate, after: Paper, stay: Sequence[int]) -> Candi
         source = weights if place is None else blocks[stay[place]]
         new |= {w.name: old[s.name] for w, s in zip(weights, source, strict=True)}
     notes = {**(candidate.notes or {}), "layers": list(stay)}
+    return Candidate(filled(after.profile, new), after, notes=notes)
+
+
+def cut_channels(candidate: Candidate, after: Paper, judge: Bench | None) -> Candidate:
+    """The candidate with fewer hidden channels, the same ones in every tensor.
+
+    Args:
+        candidate: the wider one; left as it is.
+        after: the narrower paper.
+        judge: where calibration data comes from; None: weights alone say which channels stay.
+
+    Returns:
+        The narrower candidate without training state; `notes["width"]` lists the kept channels.
+    """
+    axes = channel_axes(candidate.paper.profile, after.profile)
+    if judge is None:
+        scores = channel_weights(candidate.module, axes)
+    else:
+        scores = channel_activations(candidate.module, axes, judge)
+    kept = strongest(scores, after.profile.width)
+    new = dict(candidate.module.named_parameters())
+    for weight, axis in axes:
+        new[weight.name] = nn.Parameter(new[weight.name].index_select(axis, torch.tensor(kept)))
+    notes = {**(candidate.notes or {}), "width": kept}
     return Candidate(filled(after.profile, new), after, notes=notes)
 
 
