@@ -289,7 +289,7 @@ def test_a_kept_adapter_answers_in_the_eager_runtime_to_the_bit(
     expected = answers(candidate).numpy()
     assert np.array_equal(deployed(candidate, "eager", tmp_path / "x"), expected)
     plain = given(tiny_models[family], HEADS[family])
-    assert not np.allclose(expected, answers(plain).numpy(), atol=1e-4)
+    assert not np.allclose(expected, answers(plain).numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", MERGED)

@@ -23,7 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from finetuning_cases import answers, done, given, objections, steps
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*"),
+    # PeftModel asks transformers for something by its old name.
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning"),
+]
 
 KINDS = [name for name, row in TABLE.items() if isinstance(row, ThroughPeft)]
 SMALL = {"vera": {"rank": 16}, "oft": {"block": 8}, "ia3": {}}

@@ -30,7 +30,6 @@ that model is judged. Beside packed weights a kept adapter stays in floats; only
 holds it, and refuses those that read the weights themselves (`Adapter.reads_weights`).
 """
 
-
 _NOT_SHAPE: Final = frozenset({"learning_rate", "merge"})
 
 

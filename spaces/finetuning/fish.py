@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, Integer, Real
 from ..paper import Paper
-from ..profile import trainable_parameters
-from ..recipe import Mask
+from ..profile import parameters, trainable_parameters
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
 from ..training import FinetuneStep
 from .full import everything
-from .selection import Select, learning_rate, new_answers
+from .selection import Select, learning_rate, mask_over
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -25,9 +24,11 @@ if TYPE_CHECKING:
 class ChooseElements:
     """Chooses the elements that will train, on training items, before any training.
 
+    It reads nothing of the recipe: trainings of one density share its mask.
+
     Args:
         density: share of all elements but a classifier's own.
-        items: training items that the Fisher information is averaged over, one pass back each.
+        items: training items whose Fisher information is added up, one backward pass each.
     """
 
     density: float
@@ -59,11 +60,10 @@ class ChooseElements:
 
         assert candidate is not None  # only the step that loads starts from nothing
         profile = candidate.paper.profile
-        mask = masked(candidate.paper, self.density)
-        elements = elements_under(candidate.paper, self.density)
+        mask = mask_over(profile, self.density)
         scores = fisher_information(candidate.module, profile, mask, bench, self.items, seed)
-        places = most_informed(scores, mask.count(elements))
-        return replace(candidate, train_state=masked_state(places))
+        count = mask.count(sum(score.numel() for score in scores.values()))
+        return replace(candidate, train_state=masked_state(most_informed(scores, count)))
 
 
 class Fish:
@@ -92,9 +92,10 @@ class Fish:
         """Nothing to learn from, or a share that is less than one element."""
         if not paper.recipe.train_items:
             return ["the task has no training items to judge by; give it a train split"]
-        density = float(settings["density"])
-        elements = elements_under(paper, density)
-        if masked(paper, density).count(elements):
+        density, profile = float(settings["density"]), paper.profile
+        mask = mask_over(profile, density)
+        elements = parameters(profile) - trainable_parameters(profile, mask.whole)
+        if mask.count(elements):
             return []
         return [f"a share of {density:g} of {elements} elements is none; choose a higher density"]
 
@@ -103,14 +104,3 @@ class Fish:
         density, rate = float(settings["density"]), float(settings["learning_rate"])
         choose = ChooseElements(density, int(settings["items"]))
         return (choose, Select(self.name, rate, everything, density), FinetuneStep())
-
-
-def masked(paper: Paper, density: float) -> Mask:
-    """A mask over all but a classifier's own parameters."""
-    return Mask(density, new_answers(paper.profile))
-
-
-def elements_under(paper: Paper, density: float) -> int:
-    """Elements that such a mask covers."""
-    profile, mask = paper.profile, masked(paper, density)
-    return trainable_parameters(profile, ("*",)) - trainable_parameters(profile, mask.whole)

@@ -25,7 +25,7 @@ def fisher_information(
 ) -> dict[str, Tensor]:
     """Sum over items of the squared gradient of the loss, by parameter under the mask.
 
-    The diagonal of the empirical Fisher information (arXiv 2111.09839, eq. 5): each item's gradient
+    The diagonal of the empirical Fisher information (arXiv 2111.09839): each item's gradient
     is squared by itself, with the label that it has. Without dropout.
 
     Args:
@@ -61,6 +61,7 @@ def fisher_information(
             if gradient is not None:
                 score += gradient.square()
         seen += 1
+        bench.progress(seen, items)
     if not seen:
         raise DataError("the train split is empty; give the task training items")
     if not all(bool(torch.isfinite(score).all()) for score in scores.values()):

@@ -49,7 +49,7 @@ class Select:
     def on_paper(self, paper: Paper) -> Paper:
         """The recipe with what trains."""
         profile = paper.profile
-        mask = None if self.density is None else Mask(self.density, new_answers(profile))
+        mask = None if self.density is None else mask_over(profile, self.density)
         recipe = replace(
             paper.recipe,
             trainable=self.choose(profile),
@@ -72,6 +72,11 @@ def new_answers(profile: Profile) -> tuple[str, ...]:
     if profile.head.kind != "classification":
         return ()
     return names(profile, lambda weight: weight.group == "head")
+
+
+def mask_over(profile: Profile, density: float) -> Mask:
+    """A mask over all but a classifier's own parameters, which train whole."""
+    return Mask(density, new_answers(profile))
 
 
 def names(profile: Profile, wanted: Callable[[Weight], bool]) -> tuple[str, ...]:
