@@ -44,7 +44,7 @@ def _method(name: str) -> str:
 
 
 def _short(choice: Choice) -> str:
-    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
+    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers", "depth")]
     tables = dict(choice.settings).get("embeddings", choice.method)
     apart = [] if tables == choice.method else [f"(embeddings {tables})"]
     return " ".join([_method(choice.method), *(_setting(value) for value in told), *apart])

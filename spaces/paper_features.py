@@ -21,7 +21,7 @@ from .paper import Paper
 from .profile import Adapter, FormatName, Group, Layer, Profile
 from .recipe import LossKind, Recipe
 
-FEATURES_VERSION: Final = 1
+FEATURES_VERSION: Final = 2
 
 TOKENS: Final = 128
 """Tokens of the text for which the attention products are counted: enough to weigh them."""
