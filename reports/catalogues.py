@@ -88,7 +88,10 @@ def devices_in_short() -> dict[str, list[dict[str, Any]]]:
 
 def _knob(knob: Hyperparameter) -> str:
     fixed = isinstance(knob, OneOf) and len(knob.values) == 1
-    return str(knob.default) if fixed else f"{allowed(knob)} (default {knob.default})"
+    if fixed:
+        return str(knob.default)
+    stays = ", fixed where a study does not name it" if knob.still else ""
+    return f"{allowed(knob)} (default {knob.default}{stays})"
 
 
 def _first_line(technique: object) -> str:

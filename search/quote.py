@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import StudyError
-from ..evaluators.compute.backward import training_step_flops
+from ..evaluators.compute.step import step_flops
 from ..spaces.configuration import Configuration
 from ..spaces.lower import Graph, lower
 from ..spaces.profile import forward_flops, parameters
@@ -163,8 +163,7 @@ def _training_flops(graph: Graph, tokens: int, *, long: bool) -> float:
     for node in graph.trained:
         if (node.training is not None) == long:
             recipe = node.before.recipe
-            step = training_step_flops(node.before.profile, recipe.trainable, recipe.batch, tokens)
-            total += sum(step) * recipe.total_steps
+            total += step_flops(node.before, recipe.batch, tokens) * recipe.total_steps
     return total
 
 

@@ -73,22 +73,23 @@ def load_material(study: Study, cache: Path) -> Material:
 def baseline_of(study: Study, subject: Subject) -> Configuration:
     """The plain way: full fine-tuning where the study trains at all, uncompressed, eager.
 
+    A study trains where it fine-tunes, or trains a super-network.
     The recipe is the study's own where it leaves no choice; a fine-tuning knob that the study
     fixes or narrows takes that value here too.
     """
     from ..spaces.space import Space
 
     space = Space.of(study.space, subject.paper)
+    methods = {part.slot: part.methods for part in space.slots}
     choices: dict[str, Choice] = {}
-    for part in space.slots:
-        if part.slot == "recipe":
-            method, knobs = next(iter(part.methods.items()))
-            choices["recipe"] = Choice.of(method, **{k.name: k.default for k in knobs})
-        if part.slot == "finetuning" and set(part.methods) != {"none"}:
-            full = slots()["finetuning"].technique("full")
-            declared = {h.name: h.default for h in full.hyperparameters(subject.paper)}
-            narrowed = {k.name: k.default for k in part.methods.get("full", ())}
-            choices["finetuning"] = Choice.of("full", **{**declared, **narrowed})
+    if "recipe" in methods:
+        method, knobs = next(iter(methods["recipe"].items()))
+        choices["recipe"] = Choice.of(method, **{k.name: k.default for k in knobs})
+    if any(set(methods.get(s, {})) - {slots()[s].off} for s in ("finetuning", "architecture")):
+        full = slots()["finetuning"].technique("full")
+        declared = {h.name: h.default for h in full.hyperparameters(subject.paper)}
+        narrowed = {k.name: k.default for k in methods.get("finetuning", {}).get("full", ())}
+        choices["finetuning"] = Choice.of("full", **{**declared, **narrowed})
     return plain(Configuration.of(**choices))
 
 

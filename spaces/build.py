@@ -108,7 +108,7 @@ def _cut(module: nn.Module, family: Family, profile: Profile) -> None:
             _without_attention(block, family)
         else:
             # Seats in the cache are counted without gaps: its length is read from seat 0.
-            _set_heads(block, family, layer.attention, seat)
+            set_heads(block, family, layer.attention, seat)
             seat += 1
         if layer.feed_forward is None:
             _without_feed_forward(block, family)
@@ -156,7 +156,7 @@ def _widen(module: nn.Module, path: str, shape: tuple[int, ...]) -> None:
     module.set_submodule(f"{path}.{WIDEN}", nn.Linear(shape[1], shape[0], bias=bias))
 
 
-def _set_heads(block: nn.Module, family: Family, attention: Attention, seat: int) -> None:
+def set_heads(block: nn.Module, family: Family, attention: Attention, seat: int) -> None:
     """Tells an attention module its sizes, in each of the words that transformers uses."""
     path = family.modules["attention.query"].rpartition(".")[0]
     module = block.get_submodule(path)

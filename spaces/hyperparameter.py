@@ -15,13 +15,17 @@ from .configuration import Scalar
 
 @dataclass(frozen=True)
 class Integer:
-    """A whole number in `[low, high]`; `log` draws evenly on a logarithmic scale."""
+    """A whole number in `[low, high]`; `log` draws evenly on a logarithmic scale.
+
+    `still`, of any kind of knob: it stays at its default unless a study names it.
+    """
 
     name: str
     low: int
     high: int
     default: int
     log: bool = False
+    still: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Real:
     high: float
     default: float
     log: bool = False
+    still: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class OneOf:
     values: tuple[Scalar, ...]
     default: Scalar
     ordered: bool = False
+    still: bool = False
 
 
 Hyperparameter = Integer | Real | OneOf
@@ -77,7 +83,19 @@ def narrow(knob: Hyperparameter, wanted: object) -> Hyperparameter:
     low, high = (_checked(knob, value) for value in wanted)
     if low > high:
         raise ValueError(f"{knob.name}: the range [{low}, {high}] is upside down")
-    return replace(knob, low=low, high=high, default=min(max(knob.default, low), high))
+    default = min(max(knob.default, low), high)
+    return replace(knob, low=low, high=high, default=default, still=False)
+
+
+def unnamed(knob: Hyperparameter) -> Hyperparameter:
+    """A knob that a study does not name: as it is declared, or fixed where it is `still`.
+
+    >>> unnamed(Integer("random", 1, 4, 2, still=True)).values
+    (2,)
+    """
+    if not knob.still:
+        return knob
+    return OneOf(knob.name, (knob.default,), knob.default, ordered=True)
 
 
 def allowed(knob: Hyperparameter) -> str:

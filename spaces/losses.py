@@ -1,12 +1,14 @@
-"""The terms of the training objective, over what transformers models answer.
+"""The terms of the training objective, over what models answer; see `answers.py`.
 
 Sources: soft targets 1503.02531 (section 2); hidden states and attention 1909.10351 (eq. 7-9, with
 attention compared after the softmax, which is what the modules give); token similarities, for
-widths that differ, 1907.09682 (eq. 1-4, over the tokens of a text).
+widths that differ, 1907.09682 (eq. 1-4, over the tokens of a text); relations of queries, keys and
+values 2012.15828 (section 3.1).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import StepFailed
-from .recipe import Loss
+from .recipe import Loss, Pairs
 
 IGNORED = -100
+
+_UNSEEN = -1e9
+"""In place of a score that must weigh nothing: minus infinity would make 0 x infinity of it."""
 
 
 def objective(
@@ -27,8 +32,9 @@ def objective(
 
     Args:
         losses: the terms.
-        student, teacher: transformers outputs with `logits` and, where a term asks for them,
-            `hidden_states` or `attentions`. `teacher` may be None when only `task` is asked.
+        student, teacher: an `Answer` each, or what else has `logits` and, where a term asks for
+            them, `hidden_states`, `attentions` or `projections`. `teacher` may be None when only
+            `task` is asked.
         labels: `(b,)` classes or `(b, s)` token ids, `-100` where nothing is judged.
         mask: `(b, s)`, 1 where there is text.
     """
@@ -39,9 +45,11 @@ def objective(
         elif loss.kind == "logits":
             term = logits_loss(student.logits, teacher.logits, labels, loss.temperature)
         elif loss.kind == "hidden":
-            term = hidden_loss(student.hidden_states, teacher.hidden_states, mask)
+            term = hidden_loss(student.hidden_states, teacher.hidden_states, mask, loss.pairs)
+        elif loss.kind == "attention":
+            term = attention_loss(student.attentions, teacher.attentions, mask, loss.pairs)
         else:
-            term = attention_loss(student.attentions, teacher.attentions, mask)
+            term = relation_loss(student.projections, teacher.projections, mask, loss.heads)
         total = total + loss.weight * term
     return total
 
@@ -68,34 +76,85 @@ def logits_loss(student: Tensor, teacher: Tensor, labels: Tensor, temperature: f
     return temperature**2 * divergence
 
 
-def hidden_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Mean squared difference of hidden states, embeddings included, over tokens of text.
+def hidden_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+    pairs: Pairs = "spread",
+) -> Tensor:
+    """Mean squared difference of hidden states over tokens of text; embeddings only if `spread`.
 
-    Layers are paired by `layer_map`. Where widths differ, each side's `(s, s)` cosine similarities
+    Layers are paired by `paired`. Where widths differ, each side's `(s, s)` cosine similarities
     between the tokens of a text are compared instead: nothing is learnt that is thrown away later.
     """
-    pairs = layer_map(len(student) - 1, len(teacher) - 1)
     terms = [
-        _state_difference(student[ours], teacher[theirs], mask) for ours, theirs in enumerate(pairs)
+        _state_difference(student[ours], teacher[theirs], mask)
+        for ours, theirs in paired(len(student) - 1, len(teacher) - 1, pairs)
     ]
     return torch.stack(terms).mean()
 
 
-def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+def attention_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+    pairs: Pairs = "spread",
+) -> Tensor:
     """Mean squared difference of attention probabilities, over rows that are text.
 
     Where the numbers of heads differ, the means over heads are compared.
     """
     if not student or not teacher:
         raise StepFailed("illegal", "a model without attention has none to compare; use `hidden`")
-    pairs = layer_map(len(student), len(teacher))[1:]
     terms = []
-    for ours, theirs in enumerate(pairs):
-        a, b = student[ours].float(), teacher[theirs - 1].float()
+    for ours, theirs in paired(len(student), len(teacher), pairs):
+        if ours == 0:  # the embeddings attend to nothing
+            continue
+        a, b = student[ours - 1].float(), teacher[theirs - 1].float()
         if a.shape[1] != b.shape[1]:
             a, b = a.mean(1, keepdim=True), b.mean(1, keepdim=True)
         terms.append(_masked_mean((a - b).square().mean(1).sum(-1), mask))
     return torch.stack(terms).mean()
+
+
+def relation_loss(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, heads: int
+) -> Tensor:
+    """`KL(teacher || student)` of what each token's query, key and value have to do with others'.
+
+    A relation is the softmax over a text's tokens of scaled products within one kind (eq. 5 and 6),
+    over the whole square, causal or not. The heads of both models are laid side by side and cut
+    anew into relation heads, so that neither widths nor numbers of heads need agree.
+
+    Args:
+        student, teacher: queries, keys and values of one attention, `(b, s, inner)` each; widths
+            may differ from one to the next.
+        mask: `(b, s)`, 1 where there is text.
+        heads: relation heads; they divide every width.
+
+    Returns:
+        The mean over the three kinds, relation heads and tokens of text.
+    """
+    terms = []
+    for ours, theirs in zip(student, teacher, strict=True):
+        given, wanted = (_relations(side, mask, heads) for side in (ours, theirs))
+        divergence = (wanted.exp() * (wanted - given)).sum(-1).mean(1)
+        terms.append(_masked_mean(divergence, mask))
+    return torch.stack(terms).mean()
+
+
+def paired(student: int, teacher: int, pairs: Pairs) -> list[tuple[int, int]]:
+    """Which of the student's states learns from which of the teacher's; 0 is the embeddings'.
+
+    `top` counts layers from the end, as far as both have any (1908.09355, PKD-Last).
+
+    >>> paired(2, 4, "spread"), paired(2, 4, "top"), paired(2, 4, "last")
+    ([(0, 0), (1, 2), (2, 4)], [(2, 4), (1, 3)], [(2, 4)])
+    """
+    if pairs == "spread":
+        return list(enumerate(layer_map(student, teacher)))
+    common = 1 if pairs == "last" else max(1, min(student, teacher))
+    return [(student - back, teacher - back) for back in range(common)]
 
 
 def layer_map(student: int, teacher: int) -> list[int]:
@@ -129,6 +188,20 @@ def _state_difference(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     difference = (a @ a.mT - b @ b.mT).square() * mask[:, None, :]
     return _masked_mean(difference.sum(-1) / mask.sum(-1, keepdim=True), mask)
+
+
+def _relations(projected: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Log-probabilities `(b, heads, s, s)` of one kind's relations; padding is not related to."""
+    batch, tokens, width = projected.shape
+    if width % heads:
+        raise StepFailed(
+            "illegal",
+            f"{heads} relation heads do not divide a projection of {width}; choose a number that "
+            "divides the student's and the teacher's",
+        )
+    parts = projected.float().reshape(batch, tokens, heads, width // heads).transpose(1, 2)
+    scores = parts @ parts.mT / math.sqrt(width // heads)
+    return scores.masked_fill(mask[:, None, None, :] == 0, _UNSEEN).log_softmax(-1)
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -19,13 +19,10 @@ from ..errors import StepFailed
 from .configuration import SLOTS, Choice, Configuration, Settings, digest
 from .paper import Paper
 from .profile import Profile
-from .recipe import Recipe
+from .recipe import BASELINE, SELF, Recipe
 from .slots import Slot, slots
 from .steps import Change, Key, Phase, Step, kind_of
-from .technique import Targets, Technique
-
-BASELINE_TEACHER = "baseline"
-"""The teacher that techniques name; `lower` puts the key of the baseline's last training there."""
+from .technique import Canonical, Targets, Technique
 
 
 @dataclass(frozen=True)
@@ -204,6 +201,7 @@ def walk(configuration: Configuration, subject: Subject) -> Walk:
         after = step.on_paper(paper)
         moves.append(Move(slot, step, paper, after))
         paper = after
+    objections += [] if objections else _taught_by_themselves(moves)
     return Walk(tuple(moves), tuple(objections))
 
 
@@ -211,8 +209,8 @@ def lower(configuration: Configuration, subject: Subject, rung: int | None = Non
     """The graph of a configuration at a rung.
 
     The first Train of a graph is a chain over the rungs, each going on where the one below it
-    stopped; a later Train starts from what that rung made, so it is one node. A teacher is always
-    at full fidelity.
+    stopped; a later Train starts from what that rung made, so it is one node. The baseline teaches
+    at full fidelity; a candidate that teaches itself does so as it is at the rung.
 
     Args:
         configuration: what to make.
@@ -236,9 +234,29 @@ def trainings(path: Walk, subject: Subject) -> tuple[str, ...]:
     long = [i for i, move in enumerate(path.moves) if _is_long(move)]
     nodes = _nodes(Walk(path.moves[: long[-1] + 1 if long else 0], ()), subject, _top(subject))
     learns = [move.before.recipe.teacher for move in path.moves if _trains(move)]
-    taught = BASELINE_TEACHER in learns
+    taught = BASELINE in learns
     needed = [*nodes, *(subject.teacher if taught else ())]
     return tuple(dict.fromkeys(node.training for node in needed if node.training))
+
+
+def _taught_by_themselves(moves: Sequence[Move]) -> list[str]:
+    """The objection where a candidate is its own teacher and has lost nothing meanwhile."""
+    whole = moves[0].after.profile
+    for move in moves:
+        if _is_long(move):
+            whole = move.after.profile
+        elif (
+            _trains(move)
+            and move.before.recipe.teacher == SELF
+            # Adapters that were merged since change nothing that could be taught.
+            and replace(move.before.profile, adapters=()) == replace(whole, adapters=())
+        ):
+            return [
+                f"{move.slot}: nothing was cut since the last training, so that the candidate "
+                f"would teach itself what it knows; choose teacher: {BASELINE}, or a structure "
+                "with when: after"
+            ]
+    return []
 
 
 def _trains(move: Move) -> bool:
@@ -257,13 +275,17 @@ def _top(subject: Subject) -> int:
 def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
     nodes: list[Node] = []
     inputs: tuple[Key, ...] = ()
+    own: tuple[Key, ...] = ()  # the candidate as its last long training left it
     trained = False
     for move in path.moves:
         teacher = move.before.recipe.teacher
         kind = kind_of(type(move.step))
         if kind == "train":
             extra: tuple[Key, ...] = ()
-            if teacher == BASELINE_TEACHER:
+            if teacher == SELF:
+                extra = own
+                move = _with_teacher(move, own[0])
+            elif teacher == BASELINE:
                 made = subject.teacher
                 nodes = list({node.key: node for node in [*made, *nodes]}.values())
                 extra = (made[-1].key,)
@@ -275,11 +297,13 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
                 node = _node(move, (*inputs, *extra), subject, until)
                 nodes.append(replace(node, training=name))
                 inputs = (node.key,)
+            own = inputs if _is_long(move) else own
             trained = True
         elif kind in ("change", "deploy"):
             node = _node(move, inputs, subject)
             nodes.append(node)
             inputs = (node.key,)
+            own = own or inputs
     return nodes
 
 
@@ -364,7 +388,14 @@ def plain(configuration: Configuration) -> Configuration:
     kept = {s: c for s, c in configuration if not (c.method == table[s].off and not c.settings)}
     if "finetuning" not in kept:
         kept = {slot: _after(choice) for slot, choice in kept.items()}
-    return Configuration.of(**kept)
+    return Configuration.of(**{s: _canonical(table[s], choice) for s, choice in kept.items()})
+
+
+def _canonical(slot: Slot, choice: Choice) -> Choice:
+    technique = slot.techniques.get(choice.method)
+    if not isinstance(technique, Canonical):
+        return choice
+    return Choice.of(choice.method, **technique.canonical(dict(choice.settings)))
 
 
 def _after(choice: Choice) -> Choice:

@@ -52,7 +52,7 @@ def _method(name: str) -> str:
 
 def _short(choice: Choice) -> str:
     settings = dict(choice.settings)
-    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers")]
+    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers", "depth")]
     told += [f"int{settings['bits']}"] if "bits" in settings else []
     tables = settings.get("embeddings", choice.method)
     usual = (_STORES.get(choice.method, choice.method), *told)

@@ -8,9 +8,18 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-LossKind = Literal["task", "logits", "hidden", "attention"]
+LossKind = Literal["task", "logits", "hidden", "attention", "relations"]
+
+Pairs = Literal["spread", "top", "last"]
+"""Which layers learn from which: evenly over the depth, counted from the end, or the last alone."""
+
+BASELINE: Final = "baseline"
+"""The teacher that is the baseline, as its last long training left it."""
+
+SELF: Final = "self"
+"""The teacher that is the candidate itself, as its last long training left it."""
 
 
 @dataclass(frozen=True)
@@ -19,14 +28,37 @@ class Loss:
 
     Args:
         kind: `task` (cross-entropy on labels or next tokens), `logits` (T^2 KL to the teacher,
-            arXiv 1503.02531), `hidden` / `attention` (MSE to the teacher, arXiv 1909.10351).
+            arXiv 1503.02531), `hidden` / `attention` (MSE to the teacher, arXiv 1909.10351),
+            `relations` (KL to the teacher's query, key and value relations, arXiv 2012.15828).
         weight: its factor in the sum, at least 0.
         temperature: T of the `logits` loss; 1 elsewhere.
+        pairs: which layers `hidden` and `attention` compare.
+        depth: where the teacher's layer for `relations` stands, as a share of its depth.
+        heads: relation heads; they divide both models' projections, whatever heads those have.
     """
 
     kind: LossKind
     weight: float = 1.0
     temperature: float = 1.0
+    pairs: Pairs = "spread"
+    depth: float = 1.0
+    heads: int = 1
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """Which sub-networks train together with the whole network (arXiv 2003.11142).
+
+    Args:
+        depth: fewest blocks.
+        groups, neurons: fewest groups of heads and feed-forward neurons of a block.
+        random: sub-networks drawn at every step, beside the largest and the smallest.
+    """
+
+    depth: int
+    groups: int
+    neurons: int
+    random: int
 
 
 @dataclass(frozen=True)
@@ -71,8 +103,10 @@ class Recipe:
         clip_norm: largest gradient norm.
         compute: `fp32` or `bf16` (autocast).
         losses: the terms of the objective.
-        teacher: key of the candidate that `logits`, `hidden`, `attention` compare with.
+        teacher: key of the candidate that all losses but `task` compare with; on paper the name
+            `baseline` or `self`, in whose place `lower` puts a key.
         mask: tensors of which only some elements train; None: whole tensors only.
+        elastic: the sub-networks that train along; None: the network alone.
     """
 
     trainable: tuple[str, ...] = ()
@@ -87,6 +121,7 @@ class Recipe:
     losses: tuple[Loss, ...] = field(default=(Loss("task"),))
     teacher: str | None = None
     mask: Mask | None = None
+    elastic: Elastic | None = None
 
     @property
     def total_steps(self) -> int:
@@ -114,7 +149,11 @@ class Recipe:
     def from_json(data: dict[str, Any]) -> Recipe:
         """A recipe from what `to_json` wrote."""
         losses = tuple(Loss(**loss) for loss in data["losses"])
-        trainable, mask = tuple(data["trainable"]), data.get("mask")
-        if mask is not None:
-            mask = Mask(mask["density"], tuple(mask["whole"]))
-        return Recipe(**{**data, "losses": losses, "trainable": trainable, "mask": mask})
+        trainable, mask, elastic = tuple(data["trainable"]), data.get("mask"), data.get("elastic")
+        known = {
+            "losses": losses,
+            "trainable": trainable,
+            "mask": None if mask is None else Mask(mask["density"], tuple(mask["whole"])),
+            "elastic": None if elastic is None else Elastic(**elastic),
+        }
+        return Recipe(**{**data, **known})

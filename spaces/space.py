@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StudyError, UnknownName
 from .configuration import SLOTS, Choice, Configuration, Scalar
-from .hyperparameter import Hyperparameter, Integer, OneOf, narrow
+from .hyperparameter import Hyperparameter, Integer, OneOf, narrow, unnamed
 from .lower import plain
 from .paper import Paper
 from .slots import slots
@@ -165,7 +165,7 @@ def _knobs(
         if name not in knobs:
             raise UnknownName(f"knob of {slot}.{method}", name, knobs)
     try:
-        return tuple(narrow(h, wanted[n]) if n in wanted else h for n, h in knobs.items())
+        return tuple(narrow(h, wanted[n]) if n in wanted else unnamed(h) for n, h in knobs.items())
     except ValueError as error:
         raise StudyError(f"{slot}.{method}: {error}") from error
 

@@ -35,7 +35,11 @@ class Phase(IntEnum):
     """The place of a step in the order of work; ties keep slot order."""
 
     LOAD = 0
+    RECIPE = 5
     ARCHITECTURE = 10
+    ARCHITECTURE_AMEND = 12
+    ARCHITECTURE_TRAIN = 14
+    EXTRACT = 16
     STRUCTURE_BEFORE = 20
     ATTACH = 30
     AMEND = 40

@@ -57,3 +57,12 @@ class Technique(Protocol):
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """The steps that do it, any order; `lower` sorts them by phase."""
         ...
+
+
+@runtime_checkable
+class Canonical(Protocol):
+    """A technique of whose settings some mean the same."""
+
+    def canonical(self, settings: Settings) -> Settings:
+        """The one way to write these settings: equal meaning, equal values."""
+        ...

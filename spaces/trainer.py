@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import StepFailed
+from .answers import Ask, asking
+from .architecture.live import Supernet
+from .architecture.shapes import sandwich
 from .batching import inputs_of, training_order
 from .candidate import Candidate, TrainState
 from .configuration import digest
 from .families import family_of
-from .family import Family
 from .features import Recall, remember, standing_in
-from .losses import objective
+from .losses import logits_loss, objective
 from .masks import PLACES, parts_of
-from .paper import Paper
 from .recipe import Recipe
 from .steps import Bench
 from .task import Batch, trimmed
@@ -43,7 +45,7 @@ def train(name: str, candidate: Candidate, until_step: int, bench: Bench, seed: 
     with _failures_named():
         module = copy.deepcopy(candidate.module)
         if recipe.total_steps:
-            loop = _Loop(module, candidate.paper, bench, seed, state)
+            loop = _Loop(replace(candidate, module=module), bench, seed, state)
             with held(loop.optimizer, loop.weights, candidate.masks):
                 state = loop.run_to(min(until_step, recipe.total_steps))
     notes = {**(candidate.notes or {}), MARK: mark}
@@ -114,12 +116,11 @@ def _state_of(candidate: Candidate, mark: str) -> TrainState:
 class _Loop:
     """One training in memory: a module, its optimiser, its teacher, where it stands."""
 
-    def __init__(
-        self, module: nn.Module, paper: Paper, bench: Bench, seed: int, state: TrainState
-    ) -> None:
-        self.module, self.profile, self.bench, self.seed = module, paper.profile, bench, seed
-        self.recipe = recipe = paper.recipe
-        self.step = state.step
+    def __init__(self, candidate: Candidate, bench: Bench, seed: int, state: TrainState) -> None:
+        self.module = module = candidate.module
+        self.profile, self.notes = candidate.paper.profile, candidate.notes or {}
+        self.recipe = recipe = candidate.paper.recipe
+        self.bench, self.seed, self.step = bench, seed, state.step
         self.device = next(module.parameters()).device
         self.weights = select(module, recipe)
         if not self.weights:
@@ -133,7 +134,6 @@ class _Loop:
         self.optimizer = _optimizer(self.weights, self.trained, recipe)
         _put_state(self.optimizer, self.trained, state)
         self.kinds = {loss.kind for loss in recipe.losses}
-        self.asked = _asked(self.kinds, family_of(paper.profile.family))
         self.teacher = self._teacher()
 
     def run_to(self, stop: int) -> TrainState:
@@ -141,14 +141,12 @@ class _Loop:
         if self.step < stop:
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(self._generators()))
-                stack.enter_context(_attention_given(self.module, "attention" in self.kinds))
-                if self.teacher is not None:
-                    stack.enter_context(_attention_given(self.teacher, "attention" in self.kinds))
                 self._steps(stop, stack)
         places = {f"{name}/{PLACES}": part.places for name, part in self.parts.items()}
         return TrainState(self.step, places | _state_tensors(self.optimizer, self.trained))
 
     def _steps(self, stop: int, stack: ExitStack) -> None:
+        passes = self._passes(stack)
         encoder, recall = self._frozen_encoder()
         stack.enter_context(standing_in(encoder, recall))
         for full in training_order(self.bench, self.recipe.batch, self.seed, self.step):
@@ -159,7 +157,7 @@ class _Loop:
             batch = trimmed(full)
             if recall is not None:
                 recall.turn_to(batch)
-            self._descend(self._loss(batch))
+            self._descend(passes(batch))
             self.step += 1
             self.bench.progress(self.step, self.recipe.total_steps)
 
@@ -182,23 +180,58 @@ class _Loop:
             recall = remember(encoder, self.bench, recipe.batch, recipe.train_items, first_only)
         return encoder, recall
 
-    def _loss(self, batch: Batch) -> Tensor:
-        inputs = inputs_of(batch, self.device)
-        labels = torch.tensor(batch.labels, device=self.device)
-        with self._computing():
-            answer = self.module(**inputs, **self.asked)
-            taught = None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    taught = self.teacher(**inputs, **self.asked)
-        mask = inputs["attention_mask"]
-        return objective(self.recipe.losses, answer, taught, labels, mask)
+    def _passes(self, stack: ExitStack) -> Callable[[Batch], Iterator[Tensor]]:
+        """What a batch is made into: the losses of a step, each to be followed back at once."""
+        losses = self.recipe.losses
+        student = stack.enter_context(asking(self.module, self.profile, losses))
+        if self.recipe.elastic is not None:
+            net = Supernet(self.module, self.profile, self.notes)
+            return partial(self._sandwich, student, net)
+        if self.teacher is None:
+            return partial(self._whole, student, None)
+        module, profile = self.teacher.module.eval(), self.teacher.paper.profile
+        teacher = stack.enter_context(asking(module, profile, losses, teaches=True))
+        return partial(self._whole, student, teacher)
 
-    def _descend(self, loss: Tensor) -> None:
-        value = loss.item()
-        if not math.isfinite(value):
-            raise StepFailed("diverged", self._diverged(f"the loss is {value}"))
-        torch.autograd.backward(loss)
+    def _whole(self, student: Ask, teacher: Ask | None, batch: Batch) -> Iterator[Tensor]:
+        """One pass: the objective."""
+        inputs, labels = self._given(batch)
+        with self._computing():
+            answer, taught = student(inputs), None
+            if teacher is not None:
+                with torch.no_grad():
+                    taught = teacher(inputs)
+        yield objective(self.recipe.losses, answer, taught, labels, inputs["attention_mask"])
+
+    def _sandwich(self, student: Ask, net: Supernet, batch: Batch) -> Iterator[Tensor]:
+        """The largest network on the objective; then smaller ones, which it teaches in place.
+
+        The mean of the losses: a gradient is clipped as that of any other training.
+        """
+        assert self.recipe.elastic is not None
+        inputs, labels = self._given(batch)
+        smaller = sandwich(self.profile, self.recipe.elastic, self.seed, self.step)
+        with self._computing():
+            largest = student(inputs)
+        whole = objective(self.recipe.losses, largest, None, labels, inputs["attention_mask"])
+        yield whole / (1 + len(smaller))
+        soft = largest.logits.detach()
+        for blocks in smaller:
+            with self._computing(), net.narrowed(blocks) as tensors:
+                answer = student(inputs, tensors)
+            yield logits_loss(answer.logits, soft, labels, 1.0) / (1 + len(smaller))
+
+    def _given(self, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        labels = torch.tensor(batch.labels, device=self.device)
+        return inputs_of(batch, self.device), labels
+
+    def _descend(self, losses: Iterator[Tensor]) -> None:
+        value = 0.0
+        for loss in losses:
+            value += loss.item()
+            if not math.isfinite(value):
+                raise StepFailed("diverged", self._diverged(f"the loss is {value}"))
+            torch.autograd.backward(loss)
         for part in self.parts.values():
             part.take_gradient()
         norm = nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip_norm)
@@ -218,14 +251,14 @@ class _Loop:
             f"choose a learning rate below {self.recipe.learning_rate:g}"
         )
 
-    def _teacher(self) -> nn.Module | None:
+    def _teacher(self) -> Candidate | None:
         if self.kinds <= {"task"}:
             return None
         if self.recipe.teacher is None:
             raise StepFailed(
                 "illegal", f"losses {sorted(self.kinds)} need a teacher; the recipe names none"
             )
-        return self.bench.candidate(self.recipe.teacher).module.eval()
+        return self.bench.candidate(self.recipe.teacher)
 
     def _computing(self) -> Any:
         on = self.recipe.compute == "bf16"
@@ -233,16 +266,6 @@ class _Loop:
 
     def _generators(self) -> list[torch.device]:
         return [] if self.device.type == "cpu" else [self.device]
-
-
-_OUTPUTS: Final = {"hidden": "output_hidden_states", "attention": "output_attentions"}
-
-
-def _asked(kinds: Collection[str], family: Family) -> dict[str, bool]:
-    """What a module is asked for beside its logits."""
-    asked = {name: True for kind, name in _OUTPUTS.items() if kind in kinds}
-    # A decoder would otherwise keep keys and values for tokens that nobody writes.
-    return {**asked, "use_cache": False} if family.kind == "decoder" else asked
 
 
 def _optimizer(
@@ -282,22 +305,6 @@ def _put_state(
         name, _, kind = key.rpartition("/")
         if kind != PLACES:
             optimizer.state[weights[name]][kind] = value.clone()
-
-
-@contextmanager
-def _attention_given(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """While it lasts, a transformers module can answer with its attention probabilities."""
-    config: Any = getattr(module, "config", None)
-    if not wanted or config is None:
-        yield
-        return
-    before = config._attn_implementation
-    transformers_module: Any = module
-    transformers_module.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        transformers_module.set_attn_implementation(before)
 
 
 @contextmanager

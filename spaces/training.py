@@ -1,7 +1,7 @@
 """The Train step: follows a candidate's recipe; the loop itself is in `trainer.py`.
 
-Two instances exist: the one that fine-tunes and the one that recovers. No torch is imported until
-one of them runs.
+Three exist: the one that fine-tunes, the one that recovers and the one that trains a super-network.
+No torch is imported until one of them runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """What both trainings share; `name` and `phase` are the two classes' own."""
+    """What all trainings share; `name` and `phase` are each class's own."""
 
     name: ClassVar[str] = "train.finetune"
     version: ClassVar[int] = 1
@@ -65,6 +65,14 @@ class RecoverStep(TrainStep):
 
     name: ClassVar[str] = "train.recover"
     phase: ClassVar[Phase] = Phase.RECOVERY_TRAIN
+
+
+@dataclass(frozen=True)
+class SupernetStep(TrainStep):
+    """The training of the architecture slot: a network and its sub-networks together."""
+
+    name: ClassVar[str] = "train.supernet"
+    phase: ClassVar[Phase] = Phase.ARCHITECTURE_TRAIN
 
 
 def derived_seed(*parts: str | int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +11,10 @@ import torch
 from paretune.spaces.build import build
 from paretune.spaces.candidate import Candidate
 from paretune.spaces.configuration import Settings
-from paretune.spaces.lower import BASELINE_TEACHER
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile
-from paretune.spaces.recipe import Loss, Recipe
+from paretune.spaces.recipe import BASELINE, Loss, Recipe
 from paretune.spaces.recovery import OFF, TABLE
-from paretune.spaces.recovery.distil import TEACHER, losses_of
 from paretune.spaces.steps import Phase, Train
 from paretune.spaces.technique import Targets, Technique
 from paretune.spaces.testing import MemoryBench
@@ -44,9 +43,16 @@ def settings(technique: Technique, **changes: Any) -> Settings:
     return {k.name: k.default for k in technique.hyperparameters(paper)} | changes
 
 
-def test_recovery_is_off_by_default_and_has_two_ways():
+def losses(name: str, **changes: Any) -> tuple[Loss, ...]:
+    """The terms that a method's settings ask for."""
+    paper = Paper(profile(), RECIPE)
+    amend, _ = TABLE[name].steps(paper, settings(TABLE[name], **changes))
+    return amend.on_paper(paper).recipe.losses
+
+
+def test_recovery_is_off_by_default_and_has_four_ways():
     assert OFF == "none"
-    assert set(TABLE) == {"finetune", "distil"}
+    assert set(TABLE) == {"finetune", "distil", "distil_layers", "distil_relations"}
 
 
 def test_recovery_trains_everything_for_a_share_of_the_epochs():
@@ -62,17 +68,26 @@ def test_recovery_trains_everything_for_a_share_of_the_epochs():
 
 
 def test_distillation_mixes_the_task_with_the_teachers_answers():
-    distil = TABLE["distil"]
-    losses = losses_of(settings(distil, alpha=0.7, temperature=4.0))
-    assert losses == (Loss("task", pytest.approx(0.3)), Loss("logits", 0.7, 4.0))  # type: ignore
-    with_hidden = losses_of(settings(distil, alpha=1.0, hidden="on"))
-    assert [loss.kind for loss in with_hidden] == ["logits", "hidden"]
+    mixed = losses("distil", alpha=0.7, temperature=4.0)
+    assert mixed == (Loss("task", pytest.approx(0.3)), Loss("logits", 0.7, 4.0))  # type: ignore
+    assert [loss.kind for loss in losses("distil", alpha=1.0)] == ["logits"]
+
+
+def test_layers_and_relations_are_matched_beside_the_answers():
+    both = losses("distil_layers", match="both", alpha=1.0, weight=0.3, pairs="top")
+    assert [(loss.kind, loss.weight, loss.pairs) for loss in both[1:]] == [
+        ("hidden", 0.3, "top"),
+        ("attention", 0.3, "top"),
+    ]
+    assert [loss.kind for loss in losses("distil_layers", alpha=0.0)] == ["task", "hidden"]
+    related = losses("distil_relations", relation_heads=16, weight=2.0, alpha=0.0)
+    assert related == (Loss("task"), Loss("relations", 2.0, depth=1.0, heads=16))
 
 
 def test_the_teacher_is_the_name_that_lowering_replaces():
     paper = Paper(profile(), RECIPE)
     amend, _ = TABLE["distil"].steps(paper, settings(TABLE["distil"]))
-    assert amend.on_paper(paper).recipe.teacher == TEACHER == BASELINE_TEACHER
+    assert amend.on_paper(paper).recipe.teacher == BASELINE
     amend, _ = TABLE["finetune"].steps(paper, settings(TABLE["finetune"]))
     assert amend.on_paper(paper).recipe.teacher is None
 
@@ -90,7 +105,8 @@ def test_what_recovers_nothing_is_refused():
     distil = TABLE["distil"]
     (reason,) = distil.objections(paper, settings(distil, alpha=0.0), Targets())
     assert "choose alpha > 0" in reason
-    assert not distil.objections(paper, settings(distil, alpha=0.0, hidden="on"), Targets())
+    for name in ("distil_layers", "distil_relations"):
+        assert not TABLE[name].objections(paper, settings(TABLE[name], alpha=0.0), Targets())
     empty = Paper(profile(), replace(RECIPE, train_items=0))
     for technique in TABLE.values():
         (reason,) = technique.objections(empty, settings(technique), Targets())
@@ -103,15 +119,14 @@ def test_a_smaller_student_learns_from_a_deeper_and_wider_teacher():
     wider = Candidate(build(wide, seed=1), Paper(wide))
     recipe = Recipe(train_items=8, epochs=1, batch=4)
     student = Candidate(build(profile(2), seed=0), Paper(profile(2), recipe))
-    for source in (teacher, wider):
-        amend, train = TABLE["distil"].steps(
-            student.paper, settings(TABLE["distil"], hidden="on", share=1.0)
-        )
+    ways = [("distil_layers", {"match": "both"}), ("distil_relations", {"relation_heads": 2})]
+    for source, (name, how) in itertools.product((teacher, wider), ways):
+        amend, train = TABLE[name].steps(student.paper, settings(TABLE[name], share=1.0, **how))
         ready = replace(student, paper=amend.on_paper(student.paper))
         assert isinstance(train, Train)
         after = train.run(ready, 2, MemoryBench(source), 0)
         assert after.train_state is not None
         assert after.train_state.step == 2
-        name = "bert.encoder.layer.0.attention.self.value.weight"
-        old, new = student.module.get_parameter(name), after.module.get_parameter(name)
+        weight = "bert.encoder.layer.0.attention.self.value.weight"
+        old, new = student.module.get_parameter(weight), after.module.get_parameter(weight)
         assert not torch.equal(old, new)

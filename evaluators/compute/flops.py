@@ -10,7 +10,7 @@ from typing import Final
 
 from ...spaces.paper import Paper
 from ...spaces.profile import decode_flops, forward_flops
-from ..measurement import Measurement
+from ..measurement import Measurement, Source
 from ..metric import Evidence, Metric
 
 CONVENTION: Final = "matrix products, 2 per multiply-accumulate, full attention square"
@@ -41,8 +41,12 @@ def training_flops(evidence: Evidence) -> Measurement:
     facts: dict[str, str | int | float] = {"convention": CONVENTION, "item_tokens": tokens}
     if any(paper.recipe.teacher for paper in papers):
         facts["teacher_forward"] = "not counted"
-    total = sum(_run_flops(paper, tokens) for paper in papers)
-    return _exact(total, evidence.conditions(**facts))
+    drawn = any(paper.recipe.elastic for paper in papers)
+    if drawn:
+        facts["random_sub_networks"] = "as expected"
+    total = float(sum(_run_flops(paper, tokens) for paper in papers))
+    source: Source = "modelled" if drawn else "exact"
+    return Measurement(total, "FLOP", source, conditions=evidence.conditions(**facts))
 
 
 def workload_flops(evidence: Evidence) -> int:
@@ -85,13 +89,12 @@ def _where(evidence: Evidence) -> tuple[tuple[str, object], ...]:
 
 
 def _run_flops(paper: Paper, tokens: int) -> float:
-    from .backward import training_step_flops
+    from .step import step_flops
 
     recipe = paper.recipe
     if recipe.total_steps == 0:
         return 0.0
-    forward, backward = training_step_flops(paper.profile, recipe.trainable, 1, tokens)
-    return (forward + backward) * recipe.train_items * recipe.epochs
+    return step_flops(paper, 1, tokens) * recipe.train_items * recipe.epochs
 
 
 def _exact(value: float, conditions: tuple[tuple[str, object], ...]) -> Measurement:
@@ -130,7 +133,8 @@ METRICS: Final = (
         needs="paper",
         pieces=frozenset(),
         definition="Forward and backward matrix products of all Train steps at full fidelity, a "
-        "teacher's among them, nothing recomputed or cached; 3 x forward where everything trains.",
+        "teacher's among them, nothing recomputed or cached; 3 x forward where everything trains. "
+        "A super-network's step is that of all its sub-networks of the step together.",
         source="arXiv 2204.02311",
         evaluate=training_flops,
     ),

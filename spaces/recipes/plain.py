@@ -30,8 +30,8 @@ class SetRecipe:
     warmup_share: float
     name: ClassVar[str] = "recipe.set"
     version: ClassVar[int] = 1
-    # The recipe slot comes before fine-tuning, whose Select stands at the same phase.
-    phase: ClassVar[Phase] = Phase.AMEND
+    # Before every training, a super-network's among them.
+    phase: ClassVar[Phase] = Phase.RECIPE
     draws: ClassVar[bool] = False
     reads: ClassVar[frozenset[Reads]] = frozenset()
     amends: ClassVar[Literal[True]] = True

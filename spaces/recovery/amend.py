@@ -32,7 +32,7 @@ class Shorten:
         share: of the recipe's epochs, in (0, 1].
         learning_rate: peak.
         losses: the terms of the objective.
-        teacher: None, or `baseline`: the baseline's last training.
+        teacher: None, `baseline` or `self`: whose last long training teaches.
     """
 
     share: float
@@ -48,11 +48,10 @@ class Shorten:
 
     @property
     def settings(self) -> Settings:
-        """Share, learning rate, teacher, and each loss as `loss.KIND.weight`, `.temperature`."""
+        """Share, learning rate, teacher, and what each loss is told, as `loss.KIND.weight`."""
         told: dict[str, Any] = {"share": self.share, "learning_rate": self.learning_rate}
         for loss in self.losses:
-            told[f"loss.{loss.kind}.weight"] = loss.weight
-            told[f"loss.{loss.kind}.temperature"] = loss.temperature
+            told |= {f"loss.{loss.kind}.{k}": v for k, v in vars(loss).items() if k != "kind"}
         return told if self.teacher is None else {**told, "teacher": self.teacher}
 
     def on_paper(self, paper: Paper) -> Paper:

@@ -1,0 +1,45 @@
+"""FLOPs of one optimiser step as a recipe asks for it; the products themselves: `backward.py`.
+
+A super-network's step (arXiv 2003.11142) is several: the largest network's, the smallest one's and
+those of random ones, which count as expected. Products of attention and feed-forward parts grow
+evenly with what stays of them, so that an average size costs the average. What the largest answers
+is taught as it is: distillation in place takes no pass of its own. A teacher's pass is not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...spaces.architecture.shapes import Block, expected_size, shrunk
+from ...spaces.paper import Paper
+from ...spaces.profile import Layer, Profile
+from .backward import training_step_flops
+
+
+def step_flops(paper: Paper, batch: int, tokens: int) -> float:
+    """FLOPs of the forward and backward passes of one optimiser step.
+
+    Args:
+        paper: the candidate that trains, and how.
+        batch: texts. tokens: positions per text.
+    """
+    profile, recipe = paper.profile, paper.recipe
+
+    def once(model: Profile) -> float:
+        return float(sum(training_step_flops(model, recipe.trainable, batch, tokens)))
+
+    elastic = recipe.elastic
+    if elastic is None:
+        return once(profile)
+    least = (Block(elastic.groups, elastic.neurons),) * elastic.depth
+    around = once(replace(profile, layers=()))
+    attention, ffn = (
+        once(replace(profile, layers=layers)) - around
+        for layers in (
+            tuple(Layer(layer.attention, None) for layer in profile.layers),
+            tuple(Layer(None, layer.feed_forward) for layer in profile.layers),
+        )
+    )
+    heads, neurons = expected_size(profile, elastic)
+    drawn = around + heads * attention + neurons * ffn
+    return once(profile) + once(shrunk(profile, least)) + elastic.random * drawn

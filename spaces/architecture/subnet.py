@@ -1,0 +1,141 @@
+"""Architecture: a sub-network of the given model's super-network, chosen by a few numbers.
+
+The super-network trains once on the task: at every step the whole model on the labels, then its
+smallest and a few random sub-networks on what the whole one answered (the sandwich rule with
+distillation in place). Every sub-network is then there without further training; what comes after,
+fine-tuning included, starts from the one that was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from ..configuration import Settings
+from ..finetuning.full import usual_peak
+from ..hyperparameter import Hyperparameter, Integer, OneOf, Real
+from ..paper import Paper
+from ..steps import Step
+from ..technique import Targets
+from ..training import SupernetStep
+from .elastic import Extract, OrderUnits, Widen
+from .shapes import Block, Blocks, depths, groups, neurons, refusals, shrunk, tapered, whole_block
+
+
+class Subnet:
+    """Depth, heads and neurons of one super-network, even or tapering from first to last block.
+
+    The blocks that stay, and the heads and neurons in them, are the most important ones of the
+    given model on the calibration split. All choices share one training, as long as `smallest`,
+    `random`, `length` and `learning_rate` stay as they are. The hidden states keep their width.
+    """
+
+    name: ClassVar[str] = "subnet"
+    version: ClassVar[int] = 1
+    moves: ClassVar[frozenset[str]] = frozenset(
+        {"parameters", "trainable", "flops", "bytes", "outputs", "recipe"}
+    )
+    source: ClassVar[str] = "arXiv 1908.09791, 2003.11142 (sandwich rule), 2404.14619 (taper)"
+
+    def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
+        """Blocks; groups of heads and neurons of the first and the last block; the training."""
+        profile = paper.profile
+        return (
+            _size("depth", depths(profile)),
+            _size("heads_first", groups(profile)),
+            _size("heads_last", groups(profile)),
+            _size("ffn_first", neurons(profile)),
+            _size("ffn_last", neurons(profile)),
+            *training_knobs(paper),
+        )
+
+    def canonical(self, settings: Settings) -> Settings:
+        """A single block is the first: what the last one would be means nothing."""
+        if int(settings["depth"]) > 1:
+            return settings
+        ends = {"heads_last": settings["heads_first"], "ffn_last": settings["ffn_first"]}
+        return {**settings, **ends}
+
+    def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
+        """No super-network of this model, or a sub-network that it does not hold."""
+        return objections(paper, _tapering(paper, settings), settings, targets)
+
+    def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
+        """Order, Widen, Train, Extract."""
+        return steps(_tapering(paper, settings), settings)
+
+
+def _tapering(paper: Paper, settings: Settings) -> Blocks:
+    def sizes(part: str, choices: Sequence[int]) -> tuple[int, ...]:
+        first, last = (int(settings[f"{part}_{end}"]) for end in ("first", "last"))
+        return tapered(first, last, int(settings["depth"]), choices)
+
+    profile = paper.profile
+    pairs = zip(sizes("heads", groups(profile)), sizes("ffn", neurons(profile)), strict=True)
+    return tuple(Block(heads, width) for heads, width in pairs)
+
+
+def training_knobs(paper: Paper) -> tuple[Hyperparameter, ...]:
+    """What the super-network's training may be told; each value trains another one.
+
+    They stay at their defaults unless a study names them, so that a search pays for one training.
+    """
+    return (
+        OneOf("smallest", (0.25, 0.5, 0.75), 0.25, ordered=True, still=True),
+        Integer("random", 1, 4, 2, still=True),
+        OneOf("length", (1.0, 2.0, 4.0, 8.0), 1.0, ordered=True, still=True),
+        Real("learning_rate", 2e-6, 2e-3, usual_peak(paper.profile.width), log=True, still=True),
+    )
+
+
+def objections(paper: Paper, blocks: Blocks, settings: Settings, targets: Targets) -> list[str]:
+    """Why these blocks cannot be a sub-network of this model, or of a super-network so small."""
+    found = refusals(paper)
+    if found:
+        return found
+    share = float(settings["smallest"])
+    least = _widen(settings).on_paper(paper).recipe.elastic
+    assert least is not None
+    for what, sizes, fewest in (
+        ("groups of heads", [block.groups for block in blocks], least.groups),
+        ("neurons", [block.neurons for block in blocks], least.neurons),
+    ):
+        if min(sizes) < fewest:
+            found.append(
+                f"a block of {min(sizes)} {what} is not in a super-network of smallest {share:g}, "
+                f"which has at least {fewest}; choose {fewest} or more, or a lower smallest"
+            )
+    return [*found, *_plain_class_refusals(paper, blocks, targets)]
+
+
+def steps(blocks: Blocks, settings: Settings) -> Sequence[Step]:
+    """The steps that train the super-network and take these blocks out of it."""
+    widen = _widen(settings)
+    return (OrderUnits(), widen, SupernetStep(), Extract(blocks, widen.length))
+
+
+def _widen(settings: Settings) -> Widen:
+    return Widen(
+        smallest=float(settings["smallest"]),
+        random=int(settings["random"]),
+        length=float(settings["length"]),
+        learning_rate=float(settings["learning_rate"]),
+    )
+
+
+def _plain_class_refusals(paper: Paper, blocks: Blocks, targets: Targets) -> list[str]:
+    from ..families import plain_objection
+
+    reason = plain_objection(shrunk(paper.profile, blocks)) if "hf" in targets.formats else None
+    if reason is None:
+        return []
+    heads = whole_block(paper.profile).groups
+    return [
+        f"transformers' plain {paper.profile.family} class cannot hold the result ({reason}); "
+        f"choose {heads} groups of heads and one number of neurons in every block, or remove hf "
+        "from deploy"
+    ]
+
+
+def _size(name: str, values: tuple[int, ...]) -> OneOf:
+    return OneOf(name, values, values[-1], ordered=True)
