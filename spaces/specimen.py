@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .candidate import Candidate
 from .configuration import Settings
+from .device import CPU
 from .paper import Paper
 from .profile import Profile
 from .recipe import Recipe
@@ -77,10 +78,12 @@ class MemoryBench:
     Args:
         teacher: the candidate that every key names.
         asked: the splits that were read so far.
+        device: where steps compute.
     """
 
     teacher: Candidate
     asked: list[Split] = field(default_factory=list)
+    device: str = CPU
 
     def candidate(self, key: Key) -> Candidate:
         """The teacher, whatever the key."""

@@ -16,10 +16,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from ..errors import StepFailed
+from ..errors import StepFailed, ran_out_of_memory
 from .batching import inputs_of, training_order
 from .candidate import Candidate, TrainState
 from .configuration import digest
+from .device import CPU, computing_on, to_the_bit
 from .families import family_of
 from .family import Family
 from .features import Recall, remember, standing_in
@@ -42,8 +43,9 @@ def train(name: str, candidate: Candidate, until_step: int, bench: Bench, seed: 
     with _failures_named():
         module = copy.deepcopy(candidate.module)
         if recipe.total_steps:
-            loop = _Loop(module, candidate.paper, bench, seed, state)
-            state = loop.run_to(min(until_step, recipe.total_steps))
+            stop = min(until_step, recipe.total_steps)
+            with computing_on(bench.device, module), to_the_bit(bench.device):
+                state = _Loop(module, candidate.paper, bench, seed, state).run_to(stop)
     notes = {**(candidate.notes or {}), MARK: mark}
     return replace(candidate, module=module.eval(), train_state=state, notes=notes)
 
@@ -109,6 +111,7 @@ class _Loop:
                 stack.enter_context(torch.random.fork_rng(self._generators()))
                 stack.enter_context(_attention_given(self.module, "attention" in self.kinds))
                 if self.teacher is not None:
+                    stack.enter_context(computing_on(str(self.device), self.teacher))
                     stack.enter_context(_attention_given(self.teacher, "attention" in self.kinds))
                 self._steps(stop, stack)
         return TrainState(self.step, _state_tensors(self.optimizer, self.weights))
@@ -227,7 +230,7 @@ def _state_tensors(
 ) -> dict[str, Tensor]:
     """The optimiser's state by `parameter/state`; weights that had no gradient yet have none."""
     return {
-        f"{name}/{kind}": value.detach().clone()
+        f"{name}/{kind}": value.detach().to(CPU, copy=True)
         for name, weight in weights.items()
         for kind, value in optimizer.state.get(weight, {}).items()
     }
@@ -238,7 +241,8 @@ def _put_state(
 ) -> None:
     for key, value in state.tensors.items():
         name, _, kind = key.rpartition("/")
-        optimizer.state[weights[name]][kind] = value.clone()
+        weight = weights[name]
+        optimizer.state[weight][kind] = value.to(weight.device, copy=True)
 
 
 @contextmanager
@@ -262,10 +266,7 @@ def _failures_named() -> Iterator[None]:
     """Turns exhausted memory into its typed failure."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise StepFailed("out_of_memory", f"training ran out of memory: {error}") from error
-    except RuntimeError as error:
-        # The CPU allocator has no exception of its own.
-        if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
             raise
         raise StepFailed("out_of_memory", f"training ran out of memory: {error}") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from ...errors import VerificationFailed
+from ..device import CPU
 from ..steps import Runner
 from ..technique import Technique
 from .artifact import read_description, verify_files
@@ -23,12 +24,13 @@ RUNTIMES: Final[Mapping[str, Runtime]] = {row.name: row for row in (Eager(), Onn
 TABLE: Final[Mapping[str, Technique]] = RUNTIMES
 
 
-def open_artifact(folder: Path, threads: int = 1) -> Runner:
+def open_artifact(folder: Path, threads: int = 1, device: str = CPU) -> Runner:
     """A runner over an artifact, in the runtime that wrote it.
 
     Args:
         folder: what a Deploy wrote, wherever it lies now.
         threads: CPU threads that it may use.
+        device: where it answers, `cpu` or `cuda:N`.
 
     Raises:
         VerificationFailed: it is no artifact, or one of a runtime or version not known here.
@@ -41,4 +43,4 @@ def open_artifact(folder: Path, threads: int = 1) -> Runner:
             f"{folder} was written by {described.runtime} {described.version}; this version opens "
             f"{known}: export it anew"
         )
-    return row.open(folder, threads=threads)
+    return row.open(folder, threads=threads, device=device)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..configuration import Settings
+from ..device import CPU
 from ..hyperparameter import Hyperparameter
 from ..paper import Paper
 from ..profile import Group, Profile
@@ -61,7 +62,7 @@ class EagerDeploy:
 
 
 class Eager:
-    """PyTorch on CPU, from packed tensors."""
+    """PyTorch on CPU or GPU, from packed tensors."""
 
     name: ClassVar[str] = "eager"
     version: ClassVar[int] = 1
@@ -106,16 +107,17 @@ class Eager:
         """Bytes of all packed tensors; the file has a header of names and shapes on top."""
         return payload_bytes(profile)
 
-    def open(self, folder: Path, *, threads: int = 1) -> Runner:
+    def open(self, folder: Path, *, threads: int = 1, device: str = CPU) -> Runner:
         """A runner over an artifact's files.
 
         Args:
             folder: what EagerDeploy wrote.
             threads: of torch, for the whole process: torch has no others.
+            device: where the packed tensors stand and are computed with.
 
         Raises:
             VerificationFailed: the files are not an artifact's.
         """
         from .eager_runner import EagerRunner
 
-        return EagerRunner(folder, threads)
+        return EagerRunner(folder, threads, device)

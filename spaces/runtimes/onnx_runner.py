@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
 
 from ...errors import VerificationFailed
+from ..device import CPU
 from ..task import Batch
+
+_CUDA: Final = "CUDAExecutionProvider"
 
 
 class OnnxRunner:
@@ -20,12 +23,13 @@ class OnnxRunner:
         model: the file.
         threads: of this session. They sleep while they wait: spinning would take the cores from
             other workers, and count as energy.
+        device: `cpu`, or `cuda:N` for the CUDA provider.
 
     Raises:
-        VerificationFailed: the file is missing or broken.
+        VerificationFailed: the file is missing or broken, or the CUDA provider does not start.
     """
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, device: str = CPU) -> None:
         self._model = model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -35,10 +39,16 @@ class OnnxRunner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
+                str(model), options, providers=_providers(device)
             )
         except Exception as error:  # its own errors share no base but this
             raise VerificationFailed(f"cannot open {model}: {error}; export it anew") from error
+        if device != CPU and _CUDA not in self._session.get_providers():
+            # where its libraries do not load, it goes on without a word
+            raise VerificationFailed(
+                f"ONNX Runtime does not compute on {device}: its CUDA provider did not start; "
+                "install the CUDA and cuDNN libraries that onnxruntime-gpu names"
+            )
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
@@ -74,6 +84,13 @@ class OnnxRunner:
             ["logits"], {"input_ids": ids, "attention_mask": mask}
         )[0]
         return answer
+
+
+def _providers(device: str) -> list[Any]:
+    if device == CPU:
+        return ["CPUExecutionProvider"]
+    number = int(device.partition(":")[2])
+    return [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]
 
 
 def padded_right(ids: np.ndarray, mask: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from ..families import family_of, plain_objection
@@ -62,6 +63,25 @@ def onnx_refusals(profile: Profile) -> Iterator[str]:
     if family_of(profile.family).rope and rotation not in _ROTATIONS:
         known = ", ".join(sorted(_ROTATIONS))
         yield f"onnxruntime has no {rotation!r} rotations, only {known}; use the eager runtime"
+
+
+def onnx_gpu_refusals(profile: Profile) -> Iterator[str]:
+    """Why ONNX Runtime cannot answer on a GPU; beside `onnx_refusals`."""
+    if not _onnx_takes_gpus():
+        yield (
+            "the installed onnxruntime answers on the CPU alone; install onnxruntime-gpu in its "
+            "place, or use the eager runtime"
+        )
+    for name in sorted({form.name for _, form in profile.formats} & {"int8", "int4"}):
+        # its CUDA provider has no DynamicQuantizeLinear: products would go back to the CPU
+        yield f"onnxruntime multiplies {name} on the CPU alone; use fp32, or the eager runtime"
+
+
+@cache
+def _onnx_takes_gpus() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def hf_refusals(profile: Profile) -> Iterator[str]:

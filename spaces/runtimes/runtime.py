@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
+from ..device import CPU
 from ..profile import Group, Profile
 from ..steps import Runner
 from ..technique import Technique
@@ -34,6 +35,12 @@ class Runtime(Technique, Protocol):
         """Bytes of all tensors that `deploy` will write, headers and graph apart; exact."""
         ...
 
-    def open(self, folder: Path, *, threads: int = 1) -> Runner:
-        """Answers from the files of an artifact that this runtime's Deploy wrote."""
+    def open(self, folder: Path, *, threads: int = 1, device: str = CPU) -> Runner:
+        """Answers from the files of an artifact that this runtime's Deploy wrote.
+
+        Args:
+            folder: the artifact.
+            threads: CPU threads that it may use.
+            device: where it answers, `cpu` or `cuda:N`; what it cannot do there, `objections` say.
+        """
         ...

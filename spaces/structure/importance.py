@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ..batching import inputs_of
 from ..candidate import Candidate
+from ..device import CPU, computing_on
 from ..families import family_of
 from ..steps import Bench
 from .cuts import Cut
@@ -56,7 +58,7 @@ def activation_scores(
     def watch(layer: int) -> Callable[[Tensor, Tensor, Any], None]:
         def add(real: Tensor, entering: Tensor, _: Any) -> None:
             square = entering.double()[real].square().sum(dim=0)
-            squares[layer] = squares.get(layer, 0) + square
+            squares[layer] = squares.get(layer, 0) + square.to(CPU)
 
         return add
 
@@ -90,7 +92,7 @@ def block_influence(candidate: Candidate, bench: Bench) -> Tensor:
             cosine = nn.functional.cosine_similarity(
                 entering.double()[real], out.double()[real], dim=-1
             )
-            turned[layer] += (1 - cosine).sum()
+            turned[layer] += (1 - cosine).sum().to(CPU)
             tokens[layer] += len(cosine)
 
         return add
@@ -108,13 +110,17 @@ def strongest(scores: Tensor, stay: int) -> list[int]:
 def _pass_over(
     module: nn.Module, watched: Mapping[str, Callable[[Tensor, Tensor, Any], None]], bench: Bench
 ) -> None:
-    """One pass over the calibration split; watchers get mask `(b, s)`, input and output."""
-    seen = 0
-    for batch in bench.batches("calibration", batch=BATCH):
-        mask = torch.from_numpy(batch.attention_mask)
-        with _watching(module, watched, mask.bool()), torch.no_grad():
-            module(input_ids=torch.from_numpy(batch.input_ids), attention_mask=mask)
-        seen += len(mask)
+    """One pass over the calibration split, on the bench's device.
+
+    Watchers get mask `(b, s)`, input and output.
+    """
+    seen, device = 0, torch.device(bench.device)
+    with computing_on(bench.device, module):
+        for batch in bench.batches("calibration", batch=BATCH):
+            inputs = inputs_of(batch, device)
+            with _watching(module, watched, inputs["attention_mask"].bool()), torch.no_grad():
+                module(**inputs)
+            seen += len(batch.items)
     if not seen:
         raise DataError(
             "the calibration split is empty; choose an importance that reads no data, "
