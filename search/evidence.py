@@ -150,9 +150,10 @@ class Gatherer:
 
         def write(folder: Path) -> StageCostFacts:
             spent = WAITS.stopwatch()
-            with self.host.training():  # opening compiles the graph
+            batch = workload_batch(self.task, self.workload)
+            with self.host.training():  # opening or the first answer compiles the graph
                 runner = self._opened(artifact)
-                batch = workload_batch(self.task, self.workload)
+                answering(runner, batch, self.workload)()
             self.report("measure speed", 0, 0)
             with self.host.measuring():
                 timings = time_runner(runner, batch, self.workload, patience=self.patience)

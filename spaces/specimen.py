@@ -244,12 +244,18 @@ def _done(step: Step, given: Candidate, specimen: Specimen, seed: int) -> Node:
 
 
 def deployed(candidate: Candidate) -> Iterator[Answer]:
-    """What a candidate answers in each runtime that holds it, the plainest first."""
+    """What a candidate answers in each runtime that holds it, the plainest first.
+
+    A runtime that answers from another's files is not tried again: its bytes are the other's, and
+    compiling a graph for every case takes minutes.
+    """
     slot = slots()["runtime"]
     names = sorted(slot.techniques, key=lambda name: name != slot.off)
     for row in (slot.techniques[name] for name in names):
+        if not isinstance(row, Runtime) or row.files != row.name:
+            continue
         settings = {knob.name: knob.default for knob in row.hyperparameters(candidate.paper)}
-        if isinstance(row, Runtime) and not row.objections(candidate.paper, settings, Targets()):
+        if not row.objections(candidate.paper, settings, Targets()):
             yield _answer(candidate, row, settings)
 
 

@@ -57,7 +57,8 @@ class Native:
 
     def library(self, described: Description) -> str:
         """paretune, and the runtime with its library."""
-        below = {"eager": "torch", "onnxruntime": "onnxruntime"}.get(described.runtime)
+        libraries = {"eager": "torch", "compiled": "torch", "onnxruntime": "onnxruntime"}
+        below = libraries.get(described.runtime)
         beside = f", {below} {version(below)}" if below else ""
         return f"paretune {version('paretune')}{beside}"
 

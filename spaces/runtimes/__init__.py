@@ -11,6 +11,7 @@ from ..device import CPU
 from ..steps import Runner
 from ..technique import Technique
 from .artifact import read_description, verify_files
+from .compiled import Compiled
 from .eager import Eager
 from .onnx_runtime import OnnxRuntime
 from .runtime import Runtime
@@ -18,7 +19,9 @@ from .runtime import Runtime
 __all__ = ["OFF", "RUNTIMES", "TABLE", "open_artifact", "verify_files"]
 
 OFF: Final = "eager"
-RUNTIMES: Final[Mapping[str, Runtime]] = {row.name: row for row in (Eager(), OnnxRuntime())}
+RUNTIMES: Final[Mapping[str, Runtime]] = {
+    row.name: row for row in (Eager(), Compiled(), OnnxRuntime())
+}
 """Every runtime, by the name that a study file writes."""
 
 TABLE: Final[Mapping[str, Technique]] = RUNTIMES

@@ -19,7 +19,7 @@ from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes
-from .refusals import hf_refusals, onnx_refusals, unheld
+from .refusals import beside_refusals, unheld, unlike_adapters
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -78,6 +78,7 @@ class Eager:
     }
     export_formats: ClassVar[frozenset[str]] = frozenset({"hf", "paretune"})
     caches: ClassVar[bool] = True
+    files: ClassVar[str] = name
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""
@@ -86,18 +87,11 @@ class Eager:
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """What it cannot hold, or a folder that is to be deployed to."""
         profile = paper.profile
-        found = list(unheld(profile, self.holds, self.name))
-        adapter, hidden = profile.format_of("adapter").name, profile.format_of("norm").name
-        if profile.adapters and adapter != hidden:
-            found.append(
-                f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
-                "merge the adapters"
-            )
-        if "hf" in targets.formats:
-            found += hf_refusals(profile)
-        if "onnx" in targets.formats:
-            found += onnx_refusals(profile)
-        return found
+        return [
+            *unheld(profile, self.holds, self.name),
+            *unlike_adapters(profile),
+            *beside_refusals(profile, targets),
+        ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Deploy."""

@@ -67,10 +67,7 @@ class EagerRunner:
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
-        ids, mask = self._put(batch.input_ids, batch.attention_mask)
-        with torch.inference_mode():
-            answer: Tensor = self._open()(input_ids=ids, attention_mask=mask).logits
-            return answer.float().to(CPU).numpy()
+        return self._answered(batch.input_ids, batch.attention_mask)
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
         """Greedy continuation with a cache: `(b, tokens)`; padding may be on either side.
@@ -104,6 +101,12 @@ class EagerRunner:
         self._module = None
         gc.collect()
         give_back(self._device)
+
+    def _answered(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        given = dict(zip(("input_ids", "attention_mask"), self._put(ids, mask), strict=True))
+        with torch.inference_mode():
+            answer: Tensor = self._open()(**given).logits
+            return answer.float().to(CPU).numpy()
 
     def _put(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
         return tuple(torch.from_numpy(array).to(self._device) for array in arrays)

@@ -12,6 +12,7 @@ import onnxruntime
 from ...errors import VerificationFailed
 from ..device import CPU
 from ..task import Batch
+from .rereading import written_anew
 
 _CUDA: Final = "CUDAExecutionProvider"
 
@@ -56,17 +57,7 @@ class OnnxRunner:
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
         """Greedy continuation: `(b, tokens)`; the whole text is read anew for every token."""
-        ids, mask = padded_right(batch.input_ids, batch.attention_mask, tokens)
-        rows, ends = np.arange(len(ids)), mask.sum(axis=1)
-        written = np.empty((len(ids), tokens), dtype=np.int64)
-        for step in range(tokens):
-            width = int(ends.max())
-            answers = self._run(ids[:, :width], mask[:, :width])
-            written[:, step] = answers[rows, ends - 1].argmax(axis=-1)
-            ids[rows, ends] = written[:, step]
-            mask[rows, ends] = 1
-            ends = ends + 1
-        return written
+        return written_anew(self._run, batch, tokens)
 
     def files(self) -> Sequence[Path]:
         """The graph, and its data file if it has one."""
@@ -91,12 +82,3 @@ def _providers(device: str) -> list[Any]:
         return ["CPUExecutionProvider"]
     number = int(device.partition(":")[2])
     return [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]
-
-
-def padded_right(ids: np.ndarray, mask: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts moved to the left, their order kept, with room for tokens behind the last one."""
-    order = np.argsort(1 - mask, axis=1, kind="stable")
-    rest = ((0, 0), (0, room))
-    moved = (np.take_along_axis(part, order, axis=1) for part in (ids, mask))
-    wide_ids, wide_mask = (np.pad(part, rest) for part in moved)
-    return wide_ids, wide_mask

@@ -70,6 +70,7 @@ class OnnxRuntime:
     holds: ClassVar[Mapping[Group, frozenset[str]]] = ONNX_HOLDS
     export_formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
     caches: ClassVar[bool] = False
+    files: ClassVar[str] = name
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""

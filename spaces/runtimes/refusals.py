@@ -9,6 +9,7 @@ from typing import Final
 
 from ..families import family_of, plain_objection
 from ..profile import FormatName, Group, Profile
+from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
 
 _MATRICES: Final = frozenset({"fp32", "int8", "int4"})
@@ -45,6 +46,24 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
             f"{runtime} cannot hold {', '.join(groups)} in {name}; it holds {groups[0]} in "
             f"{', '.join(sorted(able))}: choose one of these or another runtime"
         )
+
+
+def unlike_adapters(profile: Profile) -> Iterator[str]:
+    """Why torch cannot compute with adapters that are not of the hidden states' type."""
+    adapter, hidden = profile.format_of("adapter").name, profile.format_of("norm").name
+    if profile.adapters and adapter != hidden:
+        yield (
+            f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
+            "merge the adapters"
+        )
+
+
+def beside_refusals(profile: Profile, targets: Targets) -> Iterator[str]:
+    """Why folders that are to be deployed to, of another runtime, cannot hold a model."""
+    if "hf" in targets.formats:
+        yield from hf_refusals(profile)
+    if "onnx" in targets.formats:
+        yield from onnx_refusals(profile)
 
 
 def onnx_refusals(profile: Profile) -> Iterator[str]:

@@ -25,11 +25,13 @@ class Runtime(Technique, Protocol):
         export_formats: export targets this runtime's artifact is made for (`onnx`, ...).
         caches: writing keeps keys and values, so that a further token costs one position; else the
             whole text is read anew for every token, with logits of every position.
+        files: the runtime whose files it answers from; its own name where it writes its own.
     """
 
     holds: ClassVar[Mapping[Group, frozenset[str]]]
     export_formats: ClassVar[frozenset[str]]
     caches: ClassVar[bool]
+    files: ClassVar[str]
 
     def payload_bytes(self, profile: Profile) -> int:
         """Bytes of all tensors that `deploy` will write, headers and graph apart; exact."""
