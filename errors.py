@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 FailureKind = Literal["out_of_memory", "timeout", "diverged", "crashed", "illegal"]
 
@@ -98,3 +98,17 @@ class StorageFailed(WorkFailed):
 
 class VerificationFailed(WorkFailed):
     """An artifact is not what its description claims."""
+
+
+_NO_MEMORY: Final = ("allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, the machine's or a GPU's, whoever raised it.
+
+    >>> ran_out_of_memory(RuntimeError("CUDA error: out of memory")), ran_out_of_memory(KeyError())
+    (True, False)
+    """
+    # torch is not imported for its class, and its CPU allocator and CUDA's libraries raise others
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error) for words in _NO_MEMORY)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..spaces.paper import Workload
-from .devices.here import gpus, memory_bytes, processor, threads
+from .devices.cuda import Gpu
+from .devices.here import device_problem, gpus, memory_bytes, processor, threads
 from .devices.table import DEFAULT_REGION, device_row, grid, pue
 from .energy.meters import find_meter
 
@@ -59,7 +60,10 @@ def environment(device: str | None = None) -> dict[str, Any]:
         "processor": processor(),
         "threads": threads(),
         "memory_bytes": memory_bytes(),
-        "gpus": [asdict(gpu) for gpu in gpus()],
+        "gpus": [
+            {"index": gpu.index, "name": gpu.name, "memory_bytes": gpu.memory_bytes}
+            for gpu in gpus()
+        ],
         "meters": {name: _meter(name, device) for name in _devices()},
     }
 
@@ -68,6 +72,7 @@ def doctor() -> Sequence[Finding]:
     """What can be measured here and how, what cannot and why."""
     return (
         Finding("latency", "measured", f"{processor()}, {threads()} threads, monotonic clock"),
+        *_gpus(),
         _peak(),
         *(_energy(device) for device in _devices()),
         _carbon(),
@@ -79,6 +84,21 @@ def doctor() -> Sequence[Finding]:
 
 def _devices() -> tuple[str, ...]:
     return ("here", *(f"cuda:{gpu.index}" for gpu in gpus()))
+
+
+def _gpus() -> Sequence[Finding]:
+    if not gpus():
+        return (Finding("GPU", "absent", "no CUDA GPU that a driver shows; the CPU computes"),)
+    return tuple(_gpu(gpu) for gpu in gpus())
+
+
+def _gpu(gpu: Gpu) -> Finding:
+    device = f"cuda:{gpu.index}"
+    problem = device_problem(device)
+    detail = f"{gpu.name}, {gpu.memory_bytes / 1e9:.0f} GB"
+    if problem is not None:
+        return Finding(device, "absent", f"{detail}: {problem}")
+    return Finding(device, "present", f"{detail}; set `workload.device: {device}`")
 
 
 def _meter(name: str, device: str | None) -> dict[str, Any]:

@@ -29,9 +29,10 @@ class Timings:
         seconds: one per repeat, after warm-up; a repeat answers `workload.batch` texts.
         prefill_seconds, decode_seconds: per repeat, for models that generate; else empty.
         warmup: repeats thrown away before.
-        device: the processor's name.
+        device: the name of what answered, the processor's or a GPU's.
         cpu_share: CPU seconds of this process per second of the session. Below 1, with one busy
-            thread, something else had the processor: the figures are not the model's alone.
+            thread, something else had the processor: the figures are not the model's alone. None
+            on a GPU, for which the process waits.
     """
 
     seconds: tuple[float, ...]
@@ -67,16 +68,19 @@ class Power:
 
 @dataclass(frozen=True)
 class Peak:
-    """Highest resident memory of a fresh process that opened the artifact and answered once.
+    """Highest memory of a fresh process that opened the artifact and answered once.
 
     Args:
-        bytes: the peak, None where it was not taken; then `reason`.
+        bytes: highest resident memory, None where it was not taken; then `reason`.
         baseline_bytes: the same process before the artifact was opened.
+        gpu_bytes: highest memory that its tensors took of the GPU; None: nobody says, or there is
+            none.
     """
 
     bytes: int | None
     baseline_bytes: int | None = None
     reason: str | None = None
+    gpu_bytes: int | None = None
 
 
 @dataclass(frozen=True)

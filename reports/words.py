@@ -32,6 +32,7 @@ TITLES: Final = {
     "tpot_p50": "time per token",
     "model_bytes": "size on disk",
     "payload_bytes": "size of weights",
+    "peak_gpu_memory": "peak GPU memory",
     "training_payload_bytes": "training payload",
 }
 """Metrics whose names are not plain words already."""
@@ -44,6 +45,9 @@ BILL: Final = {
     "money": "money",
 }
 """Parts of the bill, and what they are called."""
+
+PEAKS: Final = ("peak_memory", "peak_gpu_memory")
+"""Metrics that are taken when a front is confirmed, and never before."""
 
 MANIFOLD: Final = 2.0
 """A ratio from here on is told as "2.4 times", a smaller one in per cent."""
@@ -128,7 +132,8 @@ def confirmed_figures(run: Run, number: int) -> dict[str, Measurement]:
     repeat = own_repeat(run, number)
     if repeat is None:
         return {}
-    again = [n for n in [*taken_again(run, repeat), "peak_memory"] if repeat.value(n) is not None]
+    names = [*taken_again(run, repeat), *PEAKS]
+    again = [name for name in names if repeat.value(name) is not None]
     return {**confirmed_quality(run, number), **{n: repeat.measurements[n] for n in again}}
 
 

@@ -22,7 +22,7 @@ from ..evaluators.compute.timing import (
     save_timings,
     time_runner,
 )
-from ..evaluators.devices.here import processor
+from ..evaluators.devices.here import device_name
 from ..evaluators.energy.meter import Meter
 from ..evaluators.energy.meters import find_meter
 from ..evaluators.energy.session import measure_power
@@ -35,7 +35,7 @@ from ..spaces.configuration import digest
 from ..spaces.lower import Graph
 from ..spaces.paper import Workload
 from ..spaces.runtimes import open_artifact
-from ..spaces.steps import Key
+from ..spaces.steps import Key, Runner
 from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
@@ -128,7 +128,7 @@ class Gatherer:
                     turns.turn()
                     self.report(f"judge on {split}", done, total)
 
-                runner = open_artifact(artifact, threads=self.workload.threads)
+                runner = self._opened(artifact)
                 answers = predict(
                     runner,
                     items,
@@ -150,9 +150,10 @@ class Gatherer:
 
         def write(folder: Path) -> StageCostFacts:
             spent = WAITS.stopwatch()
-            with self.host.training():  # opening compiles the graph
-                runner = open_artifact(artifact, threads=self.workload.threads)
-                batch = workload_batch(self.task, self.workload)
+            batch = workload_batch(self.task, self.workload)
+            with self.host.training():  # opening or the first answer compiles the graph
+                runner = self._opened(artifact)
+                answering(runner, batch, self.workload)()
             self.report("measure speed", 0, 0)
             with self.host.measuring():
                 timings = time_runner(runner, batch, self.workload, patience=self.patience)
@@ -170,17 +171,22 @@ class Gatherer:
 
     def _sizes(self, artifact: Path) -> dict[str, int]:
         with self.host.training():
-            runner = open_artifact(artifact, threads=self.workload.threads)
+            runner = self._opened(artifact)
             try:
                 return {str(p.relative_to(artifact)): p.stat().st_size for p in runner.files()}
             finally:
                 runner.close()
 
+    def _opened(self, artifact: Path) -> Runner:
+        workload = self.workload
+        return open_artifact(artifact, threads=workload.threads, device=workload.torch_device)
+
     def _speed_key(self, graph: Graph, meter: Meter, anew: int | None) -> Key:
         step, paper = graph.last.step, graph.paper
         deployed = [step.name, step.version, dict(step.settings), paper.runtime]
         how = [TIMING, asdict(self.workload), asdict(self.patience), self.environment]
-        read = [processor(), meter.name, meter.source, meter.assumptions()]
+        there = device_name(self.workload.device)
+        read = [there, meter.name, meter.source, meter.assumptions()]
         return digest(["speed", paper.profile.to_json(), deployed, how, *read, anew])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import StepFailed, StudyError
 from ..evaluators.catalogue import metrics
-from ..evaluators.devices.here import processor
+from ..evaluators.devices.here import device_name
 from ..evaluators.energy.meters import find_meter
 from ..evaluators.metric import Evidence, Metric, Power, Predictions, StageCost, Timings
 from ..spaces.configuration import Configuration
@@ -130,7 +130,7 @@ def complete(study: Study, material: Material) -> Evidence:
         timings=Timings(
             samples,
             0,
-            processor(),
+            device_name(workload.device),
             samples if workload.output_tokens else (),
             samples if workload.output_tokens > 1 else (),
         ),

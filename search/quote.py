@@ -16,7 +16,9 @@ import numpy as np
 
 from ..errors import StudyError
 from ..evaluators.compute.step import step_flops
+from ..evaluators.devices.here import device_name
 from ..spaces.configuration import Configuration
+from ..spaces.device import CPU
 from ..spaces.lower import Graph, lower
 from ..spaces.profile import forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
@@ -35,6 +37,9 @@ SAMPLE: Final = 200
 REACHED: Final = (0.15, 0.6)
 """Share of a processor's matrix-product rate that training a transformer reaches, low and high."""
 
+REACHED_ON_GPU: Final = (0.01, 0.5)
+"""The same of a GPU, which a small model keeps waiting for the next kernel."""
+
 JUDGING_SECONDS: Final = (2.0, 8.0)
 """Opening an artifact, timing it and reading its power, low and high."""
 
@@ -51,6 +56,21 @@ while time.perf_counter() - started < seconds:
 print(done * 2 * size**3 / (time.perf_counter() - started))
 """
 """Matrix products for an interpreter of their own: threads are settled when NumPy is loaded."""
+
+GPU_PRODUCTS: Final = """
+import sys, time
+import torch
+size, seconds, device = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+a = torch.randn(size, size, device=device)
+(a @ a).sum().item()
+done, started = 0, time.perf_counter()
+while time.perf_counter() - started < seconds:
+    a @ a
+    torch.cuda.synchronize(device)
+    done += 1
+print(done * 2 * size**3 / (time.perf_counter() - started))
+"""
+"""The same on a GPU."""
 
 
 def quote(study: Study) -> dict[str, Any]:
@@ -87,11 +107,13 @@ def quote(study: Study) -> dict[str, Any]:
     flops += trials * _mean([_training_flops(g, tokens, long=False) for g in graphs])
     items = len(material.task.splits["validation"])
     flops += trials * forward_flops(subject.profile, items, tokens)
-    rate = matrix_rate(study.workload.threads)
+    device = study.workload.spec().torch_device
+    rate = matrix_rate(study.workload.threads, device)
+    reached = REACHED if device == CPU else REACHED_ON_GPU
     at_once = _at_once(study)
     hours = [
         (flops / (rate * share) + trials * judging) / at_once / 3600
-        for share, judging in zip(reversed(REACHED), JUDGING_SECONDS, strict=True)
+        for share, judging in zip(reversed(reached), JUDGING_SECONDS, strict=True)
     ]
     if study.budget.minutes is not None:
         hours = [min(value, study.budget.minutes / 60) for value in hours]
@@ -106,7 +128,8 @@ def quote(study: Study) -> dict[str, Any]:
         "legal_share_of_draws": round(len(legal) / len(drawn), 3),
         "matrix_product_gflops": round(rate / 1e9, 1),
         "adjusted": words,
-        "source": "modelled: FLOPs on paper, at 15 to 60 % of this machine's matrix-product rate",
+        "source": f"modelled: FLOPs on paper, at {100 * reached[0]:g} to {100 * reached[1]:g} % of "
+        f"the matrix-product rate of {device_name(study.workload.device)}",
     }
 
 
@@ -131,10 +154,16 @@ def _in_words(name: str, low: float, high: float) -> str:
     return f"{low:g} to {high:g}"
 
 
-def matrix_rate(threads: int, seconds: float = 0.4, size: int = 512) -> float:
-    """FLOP/s of single-precision matrix products here and now, with the threads of one worker."""
+def matrix_rate(threads: int, device: str = CPU, seconds: float = 0.4) -> float:
+    """FLOP/s of single-precision matrix products here and now.
+
+    Args:
+        threads: of one worker. device: `cpu` or `cuda:N`.
+        seconds: that it may take.
+    """
+    program, size = (PRODUCTS, 512) if device == CPU else (GPU_PRODUCTS, 4096)
     done = subprocess.run(
-        [sys.executable, "-c", PRODUCTS, str(size), str(seconds)],
+        [sys.executable, "-c", program, str(size), str(seconds), device],
         env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))},
         stdout=subprocess.PIPE,
         text=True,

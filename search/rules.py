@@ -15,6 +15,7 @@ from ..evaluators.devices.here import processor
 from ..evaluators.devices.table import DEFAULT_REGION, device_row, grid, pue
 from ..evaluators.host import HostLock
 from ..spaces.configuration import Configuration
+from ..spaces.device import CPU
 from ..spaces.lower import Graph, Subject, lower, trainings, walk
 from ..spaces.paper import Paper, Workload
 from ..spaces.space import Space
@@ -269,7 +270,9 @@ def tariff(study: Study) -> Tariff:
     """What an hour of one worker draws, emits and costs, from the tables and the study."""
     settings = study.settings
     region = grid(settings.region or DEFAULT_REGION)
-    row = device_row(settings.device or processor())
+    # what a GPU draws no table tells, and the processor's row is not it
+    on_cpu = study.workload.spec().torch_device == CPU
+    row = device_row(settings.device or processor()) if on_cpu else None
     threads = study.workload.threads
     return Tariff(
         watts=None if row is None else row.watts(1.0) * threads,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadRequest, UnknownName
 from ..spaces.configuration import SLOTS, Choice, Configuration
+from ..spaces.device import CPU
 from ..spaces.hyperparameter import Hyperparameter, narrow
 from ..spaces.lower import plain
 from ..spaces.paper import Paper
@@ -166,10 +168,7 @@ def _name_problems(study: Study) -> Iterator[Problem]:
         sampler(study.sampler)
     except UnknownName as error:
         yield Problem(("sampler",), str(error))
-    rows = ["here", *devices()]
-    if study.workload.device not in rows:
-        message = _unknown("device", study.workload.device, rows)
-        yield Problem(("workload", "device"), message)
+    yield from _device_problems(study, ["here", "cuda", *devices()])
     for key, value, known in (
         ("device", study.settings.device, list(devices())),
         ("region", study.settings.region, list(grids())),
@@ -179,6 +178,25 @@ def _name_problems(study: Study) -> Iterator[Problem]:
     for i, name in enumerate(study.deploy):
         if name not in export_formats():
             yield Problem(("deploy", i), _unknown("export format", name, export_formats()))
+
+
+def _device_problems(study: Study, known: Sequence[str]) -> Iterator[Problem]:
+    device, engine = study.workload.device, study.engine
+    if device not in known and not re.fullmatch(r"cuda:\d+", device):
+        yield Problem(("workload", "device"), _unknown("device", device, [*known, "cuda:N"]))
+    if study.workload.spec().torch_device == CPU:
+        return
+    if study.settings.device is not None:
+        yield Problem(
+            ("settings", "device"), f"stands for a CPU, the workload's is {device}; drop it"
+        )
+    if engine.kind == "ray" and not (engine.per_trial and engine.per_trial.gpu):
+        message = f"must set aside a GPU where workload.device is {device}; write {{gpu: 1}}"
+        yield Problem(("engine", "per_trial"), message)
+    if engine.kind == "ray" and device != "cuda":
+        yield Problem(
+            ("workload", "device"), f"is {device}: Ray gives each worker its GPU; write cuda"
+        )
 
 
 def enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> tuple[Configuration, ...]:

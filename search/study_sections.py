@@ -143,7 +143,8 @@ class WorkloadSection(Section):
     threads: Positive = 1
     """CPU threads of one instance."""
     device: str = "here"
-    """`here`, or a row of the device table."""
+    """What trains and answers: `here` (the CPU), `cuda`, `cuda:N`, or the row of the device table
+    that stands for this CPU."""
 
     def spec(self) -> Workload:
         """The same as metrics want it."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import StudyError
+from ..evaluators.devices.here import device_problem, gpu_of
 from ..evaluators.tasks import load_task
 from ..spaces.configuration import Choice, Configuration, digest
 from ..spaces.load import Load
@@ -45,8 +47,13 @@ def load_material(study: Study, cache: Path) -> Material:
         cache: where data sets keep what they extracted.
 
     Raises:
+        StudyError: this machine has not the workload's device.
         ModelError, DataError: one that cannot be used, before any work.
     """
+    workload = study.workload.spec()
+    problem = device_problem(workload.device)
+    if problem is not None:
+        raise StudyError(f"workload.device is {workload.device!r}, but {problem}")
     source = inspect_model(
         study.model, allow_pickle=study.allow_pickle, trust_remote_code=study.trust_remote_code
     )
@@ -62,9 +69,9 @@ def load_material(study: Study, cache: Path) -> Material:
             "train": items_digest(task.splits["train"]),
             "calibration": items_digest(task.splits["calibration"]),
         },
-        targets=Targets(tuple(study.deploy), task.kind),
+        targets=Targets(tuple(study.deploy), task.kind, workload.torch_device),
         rungs=tuple(study.fidelity.rungs),
-        environment=environment_pairs(study.workload.threads),
+        environment=environment_pairs(workload.threads, workload.device),
         seed=study.seed,
     )
     return Material(source, task, replace(subject, baseline=baseline_of(study, subject)))
@@ -99,12 +106,19 @@ def items_digest(items: Items) -> str:
     return digest([[list(a.shape), _crc(a)] for a in arrays])
 
 
-def environment_pairs(threads: int) -> tuple[tuple[str, str], ...]:
-    """What results depend on beside the work itself: library versions, threads, device class."""
+def environment_pairs(threads: int, device: str = "here") -> tuple[tuple[str, str], ...]:
+    """What results depend on beside the work itself: library versions, threads, the kind of GPU.
+
+    Args:
+        threads, device: of the workload.
+    """
     pairs = {name: _version(name) for name in VERSIONED}
     pairs["python"] = ".".join(platform.python_version_tuple()[:2])
     pairs["machine"] = platform.machine()
     pairs["threads"] = str(threads)
+    gpu = gpu_of(device)
+    if gpu is not None:
+        pairs |= {"device": gpu.name, "onnxruntime-gpu": _version("onnxruntime-gpu")}
     return tuple(sorted(pairs.items()))
 
 

@@ -117,10 +117,17 @@ class Laboratory:
         subject = replace(self.material.subject, seed=ask.seed, teacher_seed=self.study.seed)
         graph = lower(ask.configuration, subject, rung)
         with self.host.training() as turns:
+            workload = self.study.workload.spec()
             if self.store.find(graph.last.key) is None:
-                _compute_with(self.study.workload.threads)
+                _compute_with(workload.threads)
             shop = Workshop(
-                graph, self.store, self.material.task, subject.seed, turn=turns.turn, report=report
+                graph,
+                self.store,
+                self.material.task,
+                subject.seed,
+                device=workload.torch_device,
+                turn=turns.turn,
+                report=report,
             )
             return graph, shop.artifact(), shop
 

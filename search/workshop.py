@@ -17,6 +17,7 @@ import numpy as np
 from ..errors import StepFailed
 from ..evaluators.metric import StageCost
 from ..spaces.candidate import Candidate, load_candidate, save_candidate
+from ..spaces.device import CPU
 from ..spaces.lower import Graph, Node
 from ..spaces.steps import Change, Deploy, Key, Split, Train
 from ..spaces.task import Batch, Items, Task
@@ -31,6 +32,7 @@ class Workshop:
         store: where stages are found and kept.
         task: the data that steps may read.
         seed: enters every step that draws.
+        device: where steps that compute much do so, `cpu` or `cuda:N`.
         turn: called between two optimiser steps; lets a measurement have the host alone, and
             returns the seconds that took.
         report: told the step's name and how far it is, `(step, done, total)`.
@@ -43,6 +45,7 @@ class Workshop:
         task: Task,
         seed: int,
         *,
+        device: str = CPU,
         turn: Callable[[], float] = lambda: 0.0,
         report: Callable[[str, int, int], None] = lambda step, done, total: None,
     ) -> None:
@@ -50,11 +53,17 @@ class Workshop:
         self._store = store
         self._task = task
         self._seed = seed
+        self._device = device
         self._turn = turn
         self._report = report
         self._step = ""  # these two are the current step's: `_doing`
         self._waited = 0.0
         self._made: dict[Key, StageNote] = {}
+
+    @property
+    def device(self) -> str:
+        """Where steps that compute much do so."""
+        return self._device
 
     def artifact(self) -> Path:
         """The folder of the deployed artifact, made or found.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .device import torch_device
 from .profile import Profile, trainable_parameters
 from .recipe import Recipe
 
@@ -23,7 +24,7 @@ class Workload:
         output_tokens: tokens written per text (0 for encoders).
         concurrency: requests in flight.
         threads: CPU threads of one instance.
-        device: `here`, or a row of the device catalogue.
+        device: `here` (the CPU), `cuda` or `cuda:N`, or a row of the device table.
     """
 
     batch: int = 1
@@ -32,6 +33,11 @@ class Workload:
     concurrency: int = 1
     threads: int = 1
     device: str = "here"
+
+    @property
+    def torch_device(self) -> str:
+        """Its device as torch names it: `cpu` or `cuda:N`."""
+        return torch_device(self.device)
 
 
 @dataclass(frozen=True)

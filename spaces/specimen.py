@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .candidate import Candidate
 from .configuration import Settings
+from .device import CPU
 from .masks import places_in
 from .paper import Paper
 from .profile import Profile
@@ -78,10 +79,12 @@ class MemoryBench:
     Args:
         teacher: the candidate that every key names.
         asked: the splits that were read so far.
+        device: where steps compute.
     """
 
     teacher: Candidate
     asked: list[Split] = field(default_factory=list)
+    device: str = CPU
 
     def candidate(self, key: Key) -> Candidate:
         """The teacher, whatever the key."""
@@ -242,12 +245,18 @@ def _done(step: Step, given: Candidate, specimen: Specimen, seed: int) -> Node:
 
 
 def deployed(candidate: Candidate) -> Iterator[Answer]:
-    """What a candidate answers in each runtime that holds it, the plainest first."""
+    """What a candidate answers in each runtime that holds it, the plainest first.
+
+    A runtime that answers from another's files is not tried again: its bytes are the other's, and
+    compiling a graph for every case takes minutes.
+    """
     slot = slots()["runtime"]
     names = sorted(slot.techniques, key=lambda name: name != slot.off)
     for row in (slot.techniques[name] for name in names):
+        if not isinstance(row, Runtime) or row.files != row.name:
+            continue
         settings = {knob.name: knob.default for knob in row.hyperparameters(candidate.paper)}
-        if isinstance(row, Runtime) and not row.objections(candidate.paper, settings, Targets()):
+        if not row.objections(candidate.paper, settings, Targets()):
             yield _answer(candidate, row, settings)
 
 

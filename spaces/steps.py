@@ -54,7 +54,12 @@ class Phase(IntEnum):
 
 
 class Bench(Protocol):
-    """What a step may ask for; implemented by `search/stages.py`."""
+    """What a step may ask for; implemented by `search/workshop.py`."""
+
+    @property
+    def device(self) -> str:
+        """Where steps that compute much do so, `cpu` or `cuda:N`; candidates stay on the CPU."""
+        ...
 
     def candidate(self, key: Key) -> Candidate:
         """The candidate that a key names, made or found."""
@@ -76,7 +81,10 @@ class Bench(Protocol):
 
 
 class Runner(Protocol):
-    """A deployed model that answers. Opened from the files that were written, never from memory."""
+    """A deployed model that answers. Opened from the files that were written, never from memory.
+
+    What it answers lies in main memory: a GPU has finished by then, so a clock needs no other wait.
+    """
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)` for classification, `(b, s, vocabulary)` for language modelling."""

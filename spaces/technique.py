@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from .configuration import Settings
+from .device import CPU
 from .hyperparameter import Hyperparameter
 from .paper import Paper
 from .steps import Step
@@ -18,15 +19,17 @@ from .steps import Step
 
 @dataclass(frozen=True)
 class Targets:
-    """What the result must fit: the export targets named by `deploy:`, and the workload's runtime.
+    """What the result must fit: the export targets named by `deploy:`, the task, the device.
 
     Args:
         formats: names of export formats that must be able to hold the result (`hf`, `onnx`).
         task_kind: `classification` or `language-modelling`.
+        device: where it will answer, `cpu` or `cuda:N`.
     """
 
     formats: tuple[str, ...] = ()
     task_kind: str = "classification"
+    device: str = CPU
 
 
 @runtime_checkable

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import StepFailed
+from ..errors import StepFailed, ran_out_of_memory
 from .answers import Ask, asking
 from .architecture.live import Supernet
 from .architecture.shapes import sandwich
 from .batching import inputs_of, training_order
 from .candidate import Candidate, TrainState
 from .configuration import digest
+from .device import CPU, computing_on, to_the_bit
 from .families import family_of
 from .features import Recall, remember, standing_in
 from .losses import logits_loss, objective
@@ -45,9 +46,11 @@ def train(name: str, candidate: Candidate, until_step: int, bench: Bench, seed: 
     with _failures_named():
         module = copy.deepcopy(candidate.module)
         if recipe.total_steps:
-            loop = _Loop(replace(candidate, module=module), bench, seed, state)
-            with held(loop.optimizer, loop.weights, candidate.masks):
-                state = loop.run_to(min(until_step, recipe.total_steps))
+            stop = min(until_step, recipe.total_steps)
+            with computing_on(bench.device, module), to_the_bit(bench.device):
+                loop = _Loop(replace(candidate, module=module), bench, seed, state)
+                with held(loop.optimizer, loop.weights, candidate.masks):
+                    state = loop.run_to(stop)
     notes = {**(candidate.notes or {}), MARK: mark}
     return replace(candidate, module=module.eval(), train_state=state, notes=notes)
 
@@ -141,8 +144,10 @@ class _Loop:
         if self.step < stop:
             with ExitStack() as stack:
                 stack.enter_context(torch.random.fork_rng(self._generators()))
+                if self.teacher is not None:
+                    stack.enter_context(computing_on(str(self.device), self.teacher.module))
                 self._steps(stop, stack)
-        places = {f"{name}/{PLACES}": part.places for name, part in self.parts.items()}
+        places = {f"{name}/{PLACES}": part.places.to(CPU) for name, part in self.parts.items()}
         return TrainState(self.step, places | _state_tensors(self.optimizer, self.trained))
 
     def _steps(self, stop: int, stack: ExitStack) -> None:
@@ -292,7 +297,7 @@ def _state_tensors(
 ) -> dict[str, Tensor]:
     """The optimiser's state by `parameter/state`; weights that had no gradient yet have none."""
     return {
-        f"{name}/{kind}": value.detach().clone()
+        f"{name}/{kind}": value.detach().to(CPU, copy=True)
         for name, weight in weights.items()
         for kind, value in optimizer.state.get(weight, {}).items()
     }
@@ -304,7 +309,8 @@ def _put_state(
     for key, value in state.tensors.items():
         name, _, kind = key.rpartition("/")
         if kind != PLACES:
-            optimizer.state[weights[name]][kind] = value.clone()
+            weight = weights[name]
+            optimizer.state[weight][kind] = value.to(weight.device, copy=True)
 
 
 @contextmanager
@@ -312,10 +318,7 @@ def _failures_named() -> Iterator[None]:
     """Turns exhausted memory into its typed failure."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise StepFailed("out_of_memory", f"training ran out of memory: {error}") from error
-    except RuntimeError as error:
-        # The CPU allocator has no exception of its own.
-        if "allocate memory" not in str(error) and "not enough memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
             raise
         raise StepFailed("out_of_memory", f"training ran out of memory: {error}") from error

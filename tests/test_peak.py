@@ -28,7 +28,7 @@ class Heavy:
     def close(self):
         pass
 
-def open_it(folder, *, threads):
+def open_it(folder, *, threads, device):
     return Heavy(int((folder / "mebibytes").read_text()))
 """
 

@@ -40,7 +40,7 @@ def study(tiny_models: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
 
 def quoted(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The quote on a machine of one TFLOP/s, so that two quotes can be compared."""
-    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads: 1e12)
+    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads, device: 1e12)
     return quote(Study.from_dict(study))
 
 
@@ -96,7 +96,7 @@ def test_what_trains_nothing_makes_a_training_no_cheaper(
 ):
     writes = {"model": str(tiny_models["gpt2"]), "objectives": ["perplexity", "model_bytes"]}
     task = {**study["task"], "kind": "language-modelling"}
-    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads: 1e6)
+    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads, device: 1e6)
     monkeypatch.setattr("paretune.search.quote.JUDGING_SECONDS", (0.0, 0.0))
     hours = []
     for methods in (["full"], ["none", "full"]):
@@ -124,7 +124,7 @@ def test_what_the_search_would_refuse_has_no_quote(
 
 
 def test_the_rate_is_that_of_one_worker_with_its_own_threads(monkeypatch: pytest.MonkeyPatch):
-    assert matrix_rate(1, seconds=0.01, size=32) > 0
+    assert matrix_rate(1, seconds=0.01) > 0
     tell = "import os; print(os.environ['OPENBLAS_NUM_THREADS'])"
     monkeypatch.setattr("paretune.search.quote.PRODUCTS", tell)
     assert matrix_rate(3) == 3.0

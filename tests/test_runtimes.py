@@ -112,7 +112,7 @@ def error_of(found: np.ndarray, expected: np.ndarray, given: Candidate) -> float
 def test_the_off_row_is_a_row_that_deploys():
     assert OFF == "eager"
     assert TABLE is RUNTIMES
-    assert list(RUNTIMES) == ["eager", "onnxruntime"]
+    assert list(RUNTIMES) == ["eager", "compiled", "onnxruntime"]
     assert all(isinstance(row, Runtime) for row in RUNTIMES.values())
 
 

@@ -33,6 +33,7 @@ class TinyBench:
     """Random items; a word tells the class."""
 
     language: bool = False
+    device: str = "cpu"
     teachers: dict[str, Candidate] = field(default_factory=dict)
     turns: int = 0
     passes: list[int | None] = field(default_factory=list)

@@ -152,9 +152,9 @@ def held(store: StageStore) -> bool:
 def test_models_are_opened_in_turn_with_measurements(laboratory: Laboratory, monkeypatch):
     opened = []
 
-    def opening(artifact: Path, threads: int):
+    def opening(artifact: Path, threads: int, device: str):
         opened.append(held(laboratory.store))
-        return open_artifact(artifact, threads)
+        return open_artifact(artifact, threads, device)
 
     monkeypatch.setattr(evidence, "open_artifact", opening)
     ask = Ask(6, Configuration.of(finetuning=FULL), rung=1, seed=0)

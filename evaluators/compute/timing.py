@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from ...spaces.device import CPU
 from ...spaces.paper import Workload
 from ...spaces.steps import Runner
 from ...spaces.task import Batch
-from ..devices.here import processor
+from ..devices.here import device_name
 from ..metric import Timings
 from .quantile import median_interval
 
@@ -63,7 +64,7 @@ def time_runner(
     call that writes one: time to first token. Decode is the difference.
 
     Args:
-        runner: opened with `workload.threads` threads.
+        runner: opened with `workload.threads` threads, on the workload's device.
         batch: `workload.batch` texts of `workload.prompt_tokens` tokens.
         patience: when to stop.
         clock, cpu_clock: seconds that pass, and seconds that this process computes.
@@ -82,14 +83,15 @@ def time_runner(
         seconds.append(_seconds(answer, clock))
         if workload.output_tokens:
             prefill.append(_seconds(lambda: runner.generate(batch, 1), clock))
+    share = (cpu_clock() - warm_cpu) / (clock() - warm_at)
     decode = [whole - first for whole, first in zip(seconds, prefill, strict=False)]
     return Timings(
         seconds=tuple(seconds),
         warmup=warm,
-        device=processor(),
+        device=device_name(workload.device),
         prefill_seconds=tuple(prefill),
         decode_seconds=tuple(decode) if workload.output_tokens > 1 else (),
-        cpu_share=(cpu_clock() - warm_cpu) / (clock() - warm_at),
+        cpu_share=share if workload.torch_device == CPU else None,
     )
 
 

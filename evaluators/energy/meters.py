@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from ...spaces.device import CPU
 from ...spaces.paper import Workload
-from ..devices.here import processor
+from ..devices.here import gpu_of, processor
 from ..devices.table import device_row
 from .meter import Meter, NoMeter
 from .model import UtilisationModel
@@ -27,8 +28,9 @@ def find_meter(
         device: the row of the device table that stands for this machine; None: its processor's.
         powercap: where the kernel shows RAPL counters.
     """
-    if workload.device.startswith("cuda"):
-        return nvml_meter(int(workload.device.partition(":")[2] or 0))
+    if workload.torch_device != CPU:
+        gpu = gpu_of(workload.device)
+        return NoMeter(f"no GPU {workload.device} here") if gpu is None else nvml_meter(gpu)
     name = processor()
     row = device_row(device or name)
     if workload.device != "here" and (row is None or row.name != workload.device):

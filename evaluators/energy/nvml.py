@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from ..devices.cuda import Gpu
 from .meter import Facts, Meter, MeterSource, NoMeter
 
 IDLE_SECONDS: Final = 2.0
@@ -17,7 +18,7 @@ class NvmlMeter:
 
     Args:
         nvml: the `pynvml` module, initialised.
-        index: which GPU.
+        handle: of the GPU.
         sleep, clock: how to wait while the idle draw is taken.
     """
 
@@ -29,12 +30,12 @@ class NvmlMeter:
     def __init__(
         self,
         nvml: Any,
-        index: int,
+        handle: Any,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._nvml = nvml
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        self._handle = handle
         self._sleep = sleep
         self._clock = clock
         self._started_mj = self._millijoules()
@@ -57,7 +58,7 @@ class NvmlMeter:
         return int(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
 
 
-def nvml_meter(index: int) -> Meter:
+def nvml_meter(gpu: Gpu) -> Meter:
     """The meter of a GPU, or why there is none."""
     try:
         import pynvml
@@ -65,6 +66,6 @@ def nvml_meter(index: int) -> Meter:
         return NoMeter("pynvml is not installed; install paretune[energy]")
     try:
         pynvml.nvmlInit()
-        return NvmlMeter(pynvml, index)
+        return NvmlMeter(pynvml, pynvml.nvmlDeviceGetHandleByUUID(gpu.uuid))
     except pynvml.NVMLError as error:
-        return NoMeter(f"NVML cannot read GPU {index}: {error}")
+        return NoMeter(f"NVML cannot read {gpu.name}, cuda:{gpu.index}: {error}")

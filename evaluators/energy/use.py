@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ...spaces.device import CPU
 from ..devices.table import DEFAULT_REGION, Device, device_row, grid, pue
 from ..measurement import Measurement, missing
 from ..metric import Evidence, Metric
@@ -65,7 +66,7 @@ def training_energy(evidence: Evidence) -> Measurement:
         return missing("kWh", "the stages' costs are not known")
     row = host_row(evidence)
     if row is None:
-        return missing("kWh", "no row of the device table for this processor; set `device`")
+        return missing("kWh", "no row of the device table for what trains here; set `device`")
     seconds = sum(stage.seconds for stage in evidence.stages if stage.trains)
     watts = row.watts(1.0) * evidence.workload.threads
     return Measurement(
@@ -86,6 +87,8 @@ def training_energy(evidence: Evidence) -> Measurement:
 def host_row(evidence: Evidence) -> Device | None:
     """The device row of the machine that timed and trained; None: unknown, or not in the table."""
     timed = evidence.timings.device if evidence.timings else evidence.workload.device
+    if evidence.workload.torch_device != CPU:
+        return device_row(timed)
     return device_row(str(evidence.setting("device", timed)))
 
 

@@ -1,4 +1,4 @@
-"""Highest memory of a deployed model, taken in a fresh process; and the row over it.
+"""Highest memory of a deployed model, taken in a fresh process; and the rows over it.
 
 Never in the process that searches: its heap has seen other models.
 """
@@ -16,6 +16,7 @@ from typing import Final
 
 import numpy as np
 
+from ...spaces.device import CPU
 from ...spaces.paper import Workload
 from ...spaces.task import Batch
 from ..measurement import Measurement, missing
@@ -37,8 +38,8 @@ def peak_memory(
     Args:
         folder: the artifact.
         batch: what it answers.
-        workload: threads, and how many tokens it writes.
-        opener: `module:function` of `(folder, threads=n) -> Runner`.
+        workload: threads, device, and how many tokens it writes.
+        opener: `module:function` of `(folder, threads=n, device=name) -> Runner`.
         timeout_s: after that the process is ended and the peak is missing.
     """
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,13 +51,18 @@ def peak_memory(
             "answer": str(answer),
             "opener": opener,
             "threads": workload.threads,
+            "device": workload.torch_device,
             "output_tokens": workload.output_tokens,
         }
         trouble = _run(request, timeout_s)
         if trouble is not None:
             return Peak(None, reason=trouble)
         found = json.loads(answer.read_text(encoding="utf-8"))
-    return Peak(found["peak_bytes"], baseline_bytes=found["baseline_bytes"])
+    return Peak(
+        found["peak_bytes"],
+        baseline_bytes=found["baseline_bytes"],
+        gpu_bytes=found["gpu_peak_bytes"],
+    )
 
 
 def _run(request: dict[str, str | int], timeout_s: float) -> str | None:
@@ -96,6 +102,25 @@ def _evaluate(evidence: Evidence) -> Measurement:
     )
 
 
+def _evaluate_gpu(evidence: Evidence) -> Measurement:
+    peak = evidence.peak
+    if evidence.workload.torch_device == CPU:
+        return missing("byte", "the workload is the CPU's")
+    if peak is None:
+        return missing("byte", "no fresh process was measured yet")
+    if peak.gpu_bytes is None:
+        return missing("byte", peak.reason or "the runtime does not say what it takes of the GPU")
+    where = ("batch", "prompt_tokens", "output_tokens", "device", "runtime")
+    return Measurement(
+        float(peak.gpu_bytes),
+        "byte",
+        "measured",
+        n=1,
+        over="repeats",
+        conditions=evidence.conditions(*where),
+    )
+
+
 METRICS: Final = (
     Metric(
         name="peak_memory",
@@ -108,5 +133,17 @@ METRICS: Final = (
         "included, that opens the artifact and answers one batch.",
         source="VmHWM of /proc/self/status",
         evaluate=_evaluate,
+    ),
+    Metric(
+        name="peak_gpu_memory",
+        unit="byte",
+        direction="minimize",
+        resource="memory",
+        needs="built",
+        pieces=frozenset({"peak"}),
+        definition="Highest memory that weights and activations take of the GPU in that process, "
+        "the driver's own context apart.",
+        source="torch.cuda.max_memory_allocated",
+        evaluate=_evaluate_gpu,
     ),
 )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ...spaces.device import CPU
 from ...spaces.task import Batch
 
 
@@ -29,21 +30,31 @@ def high_water_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def probe(request: dict[str, Any]) -> dict[str, int]:
-    """The baseline and the peak, in bytes; `request` is what `peak.py` sends."""
+def gpu_high_water_bytes(device: str) -> int | None:
+    """Highest memory that torch's tensors took of a GPU so far; None: it had none there."""
+    if device == CPU:
+        return None
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) or None
+
+
+def probe(request: dict[str, Any]) -> dict[str, int | None]:
+    """The baseline and the peaks, in bytes; `request` is what `peak.py` sends."""
     with np.load(request["batch"], allow_pickle=False) as arrays:
         batch = Batch(**arrays)
     baseline = high_water_bytes()
     module, _, function = request["opener"].partition(":")
     opener = getattr(importlib.import_module(module), function)
-    runner = opener(Path(request["artifact"]), threads=request["threads"])
+    device = request["device"]
+    runner = opener(Path(request["artifact"]), threads=request["threads"], device=device)
     if request["output_tokens"]:
         runner.generate(batch, request["output_tokens"])
     else:
         runner.logits(batch)
-    peak = high_water_bytes()
+    peak, gpu_peak = high_water_bytes(), gpu_high_water_bytes(device)
     runner.close()
-    return {"baseline_bytes": baseline, "peak_bytes": peak}
+    return {"baseline_bytes": baseline, "peak_bytes": peak, "gpu_peak_bytes": gpu_peak}
 
 
 if __name__ == "__main__":

@@ -159,7 +159,8 @@ class _Work:
             VerificationFailed: they are not what the search heard.
         """
         task = self.laboratory.material.task
-        runner = open_artifact(artifact, threads=self.workload.threads)
+        threads, device = self.workload.threads, self.workload.torch_device
+        runner = open_artifact(artifact, threads=threads, device=device)
         try:
             asked = questions(task, workload_batch(task, self.workload))
             proof = answered(asked, runner, task.kind)
@@ -232,7 +233,7 @@ def _write(work: _Work, target: Target, made_of: Configuration, folder: Path) ->
             baseline=_json(baseline.measurements if baseline else {}),
             test=_json(confirmed_quality(work.run, work.record.number)),
             baseline_test=_json(confirmed_quality(work.run, baseline.number) if baseline else {}),
-            made_with=made_with(work.workload.threads),
+            made_with=made_with(work.workload),
             proved={},
             files={},
             over_seeds=over_seeds(work.run, work.record.number),

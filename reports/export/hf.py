@@ -62,7 +62,7 @@ class Hf:
             return Written(options=write_peft(piece, folder))
         return _write_whole(piece, folder)
 
-    def open(self, folder: Path, described: Description, threads: int) -> Runner:
+    def open(self, folder: Path, described: Description, threads: int, device: str) -> Runner:
         """A runner over transformers' Auto class, or peft's model on its base.
 
         Raises:
@@ -71,11 +71,12 @@ class Hf:
         from .hf_runner import HfRunner
 
         if not described.options:
-            return HfRunner(folder, described.kind, threads)
+            return HfRunner(folder, described.kind, threads, device)
         from .peft_folder import base_of
 
         base = base_of(described)
-        return HfRunner(folder, described.kind, threads, base=base, options=described.options)
+        told = described.options
+        return HfRunner(folder, described.kind, threads, device, base=base, options=told)
 
     def library(self, described: Description) -> str:
         """transformers, and peft where it takes part."""

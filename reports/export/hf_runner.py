@@ -12,6 +12,8 @@ import torch
 import transformers
 
 from ...errors import VerificationFailed
+from ...spaces.batching import inputs_of
+from ...spaces.device import CPU, give_back
 from ...spaces.task import Batch, TaskKind
 from .usage import AUTO
 
@@ -23,6 +25,7 @@ class HfRunner:
         folder: what was exported.
         kind: what it answers.
         threads: torch's, for the whole process.
+        device: where it answers, `cpu` or `cuda:N`.
         base: where the base lies, None: the folder is a whole model.
         options: what the base is loaded with (`num_labels`, `pad_token_id`).
 
@@ -35,37 +38,38 @@ class HfRunner:
         folder: Path,
         kind: TaskKind,
         threads: int,
+        device: str = CPU,
         *,
         base: Path | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self._folders = (folder,) if base is None else (folder, base)
+        self._device = device
         try:
             module = _loaded(base or folder, kind, whole=base is None, options=options or {})
-            self._module: Any = module if base is None else _adapted(module, folder)
+            whole = module if base is None else _adapted(module, folder)
+            self._module: Any = whole.to(device)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise VerificationFailed(f"{folder} cannot be loaded: {error}") from error
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
-        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
         with torch.inference_mode():
-            answer: np.ndarray = self._module(input_ids=ids, attention_mask=mask).logits.float()
-            return np.asarray(answer)
+            answer: torch.Tensor = self._module(**self._inputs(batch)).logits
+            return answer.float().to(CPU).numpy()
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
         """Greedy continuation of texts without padding: `(b, tokens)`."""
         told = {"max_new_tokens": tokens, "do_sample": False, "eos_token_id": None}
         with torch.inference_mode():
             written = self._module.generate(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
+                **self._inputs(batch),
                 generation_config=transformers.GenerationConfig.from_dict(
                     {**told, "pad_token_id": 0}
                 ),
             )
-        continuation: np.ndarray = written[:, batch.input_ids.shape[1] :].numpy()
+        continuation: np.ndarray = written[:, batch.input_ids.shape[1] :].to(CPU).numpy()
         return continuation
 
     def files(self) -> Sequence[Path]:
@@ -77,6 +81,10 @@ class HfRunner:
         """Frees the model; nothing answers afterwards."""
         self._module = None
         gc.collect()
+        give_back(self._device)
+
+    def _inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        return inputs_of(batch, torch.device(self._device))
 
 
 def _loaded(folder: Path, kind: TaskKind, *, whole: bool, options: Mapping[str, Any]) -> Any:

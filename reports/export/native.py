@@ -47,17 +47,18 @@ class Native:
         write_config(piece.paper.profile, piece.task, folder)
         return Written()
 
-    def open(self, folder: Path, described: Description, threads: int) -> Runner:
+    def open(self, folder: Path, described: Description, threads: int, device: str) -> Runner:
         """The runtime's own runner.
 
         Raises:
             VerificationFailed: it is no artifact that this version opens.
         """
-        return open_artifact(folder / ARTIFACT, threads=threads)
+        return open_artifact(folder / ARTIFACT, threads=threads, device=device)
 
     def library(self, described: Description) -> str:
         """paretune, and the runtime with its library."""
-        below = {"eager": "torch", "onnxruntime": "onnxruntime"}.get(described.runtime)
+        libraries = {"eager": "torch", "compiled": "torch", "onnxruntime": "onnxruntime"}
+        below = libraries.get(described.runtime)
         beside = f", {below} {version(below)}" if below else ""
         return f"paretune {version('paretune')}{beside}"
 

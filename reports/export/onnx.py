@@ -37,7 +37,7 @@ class Onnx:
         write_config(piece.paper.profile, piece.task, folder)
         return Written()
 
-    def open(self, folder: Path, described: Description, threads: int) -> Runner:
+    def open(self, folder: Path, described: Description, threads: int, device: str) -> Runner:
         """A runner over an InferenceSession.
 
         Raises:
@@ -45,7 +45,7 @@ class Onnx:
         """
         from ...spaces.runtimes.onnx_runner import OnnxRunner
 
-        return OnnxRunner(folder / MODEL, threads)
+        return OnnxRunner(folder / MODEL, threads, device)
 
     def library(self, described: Description) -> str:
         """ONNX Runtime."""

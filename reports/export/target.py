@@ -75,8 +75,8 @@ class Target(Protocol):
         """Writes model and tokenizer into an empty folder."""
         ...
 
-    def open(self, folder: Path, described: Description, threads: int) -> Runner:
-        """Answers from the folder, with the users' library alone."""
+    def open(self, folder: Path, described: Description, threads: int, device: str) -> Runner:
+        """Answers from the folder, with the users' library alone, on a device (`cpu`, `cuda:N`)."""
         ...
 
     def library(self, described: Description) -> str:

@@ -27,6 +27,7 @@ from ...spaces.names import in_short
 from ..history import failures, growth, sharing
 from ..words import (
     BILL,
+    PEAKS,
     confirmed_in_words,
     difference,
     figure_in_words,
@@ -171,7 +172,7 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
 
 def _test(run: Run, record: Record) -> str:
     told = confirmed_in_words(run, record.number)
-    names = [*(row.name for row in run.objectives), "peak_memory"]
+    names = [*(row.name for row in run.objectives), *PEAKS]
     return "; ".join(told[name] for name in names if name in told)
 
 

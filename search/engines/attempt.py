@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from ...errors import FailureKind, StepFailed, StorageFailed
+from ...errors import FailureKind, StepFailed, StorageFailed, ran_out_of_memory
 from ...evaluators.waits import WAITS
 from ..events import Report, paced
 from ..records import Ask, Failure, Record
@@ -48,8 +48,6 @@ def attempt(work: Work, ask: Ask, prior: Record | None, report: Report) -> Recor
         record = work(ask, prior, paced(report))
     except StepFailed as error:
         return fell(error.kind, str(error))
-    except MemoryError as error:
-        return fell("out_of_memory", str(error) or "out of memory")
     except StorageFailed:
         raise
     except OSError as error:
@@ -59,7 +57,9 @@ def attempt(work: Work, ask: Ask, prior: Record | None, report: Report) -> Recor
                 "then resume: what was under way is made again"
             ) from error
         return fell("crashed", traceback.format_exc(limit=-8))
-    except Exception:  # the trial's failure is data; the search goes on
+    except Exception as error:  # the trial's failure is data; the search goes on
+        if ran_out_of_memory(error):
+            return fell("out_of_memory", str(error) or "out of memory")
         return fell("crashed", traceback.format_exc(limit=-8))
     if record.number != ask.number or not (record.rungs or record.failure):
         said = "another trial" if record.number != ask.number else "neither a figure nor a failure"

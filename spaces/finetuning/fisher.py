@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError, StepFailed
 from ..batching import inputs_of
+from ..device import CPU, computing_on
 from ..families import family_of
 from ..losses import task_loss
 from ..profile import Profile
@@ -50,18 +51,19 @@ def fisher_information(
     scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     order = derived_seed("fisher", seed)
     seen = 0
-    for full in islice(bench.batches("train", batch=1, seed=order), items):
-        bench.training_turn()
-        item = trimmed(full)
-        device = next(module.parameters()).device
-        logits = module(**inputs_of(item, device), **told).logits
-        loss = task_loss(logits, torch.tensor(item.labels, device=device))
-        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        for score, gradient in zip(scores.values(), found, strict=True):
-            if gradient is not None:
-                score += gradient.square()
-        seen += 1
-        bench.progress(seen, items)
+    with computing_on(bench.device, module):
+        for full in islice(bench.batches("train", batch=1, seed=order), items):
+            bench.training_turn()
+            item = trimmed(full)
+            device = next(module.parameters()).device
+            logits = module(**inputs_of(item, device), **told).logits
+            loss = task_loss(logits, torch.tensor(item.labels, device=device))
+            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for score, gradient in zip(scores.values(), found, strict=True):
+                if gradient is not None:
+                    score += gradient.square().to(CPU)
+            seen += 1
+            bench.progress(seen, items)
     if not seen:
         raise DataError("the train split is empty; give the task training items")
     if not all(bool(torch.isfinite(score).all()) for score in scores.values()):

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..configuration import Settings
+from ..device import CPU
 from ..hyperparameter import Hyperparameter
 from ..paper import Paper
 from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes
-from .refusals import adapter_refusals, hf_refusals, onnx_file_refusals, unheld
+from .refusals import adapter_refusals, beside_refusals, unheld, unlike_adapters
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -62,7 +63,7 @@ class EagerDeploy:
 
 
 class Eager:
-    """PyTorch on CPU, from packed tensors."""
+    """PyTorch on CPU or GPU, from packed tensors."""
 
     name: ClassVar[str] = "eager"
     version: ClassVar[int] = 1
@@ -78,6 +79,7 @@ class Eager:
     }
     export_formats: ClassVar[frozenset[str]] = frozenset({"hf", "paretune"})
     caches: ClassVar[bool] = True
+    files: ClassVar[str] = name
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""
@@ -86,19 +88,12 @@ class Eager:
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """What it cannot hold, or a folder that is to be deployed to."""
         profile = paper.profile
-        found = list(unheld(profile, self.holds, self.name))
-        adapter, hidden = profile.format_of("adapter").name, profile.format_of("norm").name
-        if profile.adapters and adapter != hidden:
-            found.append(
-                f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
-                "merge the adapters"
-            )
-        found += adapter_refusals(profile)
-        if "hf" in targets.formats:
-            found += hf_refusals(profile)
-        if "onnx" in targets.formats:
-            found += onnx_file_refusals(profile)
-        return found
+        return [
+            *unheld(profile, self.holds, self.name),
+            *unlike_adapters(profile),
+            *adapter_refusals(profile),
+            *beside_refusals(profile, targets),
+        ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Deploy."""
@@ -108,16 +103,17 @@ class Eager:
         """Bytes of all packed tensors; the file has a header of names and shapes on top."""
         return payload_bytes(profile)
 
-    def open(self, folder: Path, *, threads: int = 1) -> Runner:
+    def open(self, folder: Path, *, threads: int = 1, device: str = CPU) -> Runner:
         """A runner over an artifact's files.
 
         Args:
             folder: what EagerDeploy wrote.
             threads: of torch, for the whole process: torch has no others.
+            device: where the packed tensors stand and are computed with.
 
         Raises:
             VerificationFailed: the files are not an artifact's.
         """
         from .eager_runner import EagerRunner
 
-        return EagerRunner(folder, threads)
+        return EagerRunner(folder, threads, device)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import VerificationFailed
 from ..candidate import Candidate
+from ..device import CPU, give_back
 from ..paper import Paper
 from ..task import Batch
 from .grid import grid_of
@@ -48,36 +49,36 @@ class EagerRunner:
     Args:
         folder: where they lie.
         threads: torch's, for the whole process.
+        device: where it answers, `cpu` or `cuda:N`.
 
     Raises:
         VerificationFailed: a file is missing, broken, or of another structure.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, threads: int, device: str = CPU) -> None:
         torch.set_num_threads(threads)
+        self._device = device
         self._files = (folder / TENSORS, folder / STRUCTURE)
         try:
             paper = Paper.from_json(json.loads(self._files[1].read_text()))
             tensors = load_file(self._files[0])
-            self._module: nn.Module | None = packed_module(paper.profile, tensors)
+            module = packed_module(paper.profile, tensors)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise VerificationFailed(f"cannot open {folder}: {error}; export it anew") from error
+        self._module: nn.Module | None = module.to(device)
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
-        ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-        with torch.inference_mode():
-            answer: Tensor = self._open()(input_ids=ids, attention_mask=mask).logits
-            return answer.float().numpy()
+        return self._answered(batch.input_ids, batch.attention_mask)
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
         """Greedy continuation with a cache: `(b, tokens)`; padding may be on either side.
 
         An end-of-text token does not end it: every text gets exactly `tokens` tokens.
         """
-        ids, mask = (torch.from_numpy(side) for side in padded_left(batch))
+        ids, mask = self._put(*padded_left(batch))
         places = (mask.cumsum(dim=1) - 1).clamp_(min=0)
-        written, cache = torch.empty(len(ids), tokens, dtype=torch.int64), None
+        written, cache = ids.new_empty(len(ids), tokens), None
         with torch.inference_mode():
             for step in range(tokens):
                 answer = self._open()(
@@ -91,7 +92,7 @@ class EagerRunner:
                 written[:, step] = answer.logits[:, -1].argmax(dim=-1)
                 ids, cache = written[:, step : step + 1], answer.past_key_values
                 mask, places = nn.functional.pad(mask, (0, 1), value=1), places[:, -1:] + 1
-        return written.numpy()
+        return written.to(CPU).numpy()
 
     def files(self) -> Sequence[Path]:
         """The tensors and the structure."""
@@ -101,6 +102,16 @@ class EagerRunner:
         """Frees the module; nothing answers afterwards."""
         self._module = None
         gc.collect()
+        give_back(self._device)
+
+    def _answered(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        given = dict(zip(("input_ids", "attention_mask"), self._put(ids, mask), strict=True))
+        with torch.inference_mode():
+            answer: Tensor = self._open()(**given).logits
+            return answer.float().to(CPU).numpy()
+
+    def _put(self, *arrays: np.ndarray) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(array).to(self._device) for array in arrays)
 
     def _open(self) -> nn.Module:
         if self._module is None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnxruntime
 
 from ...errors import VerificationFailed
+from ..device import CPU
 from ..task import Batch
+from .rereading import written_anew
+
+_CUDA: Final = "CUDAExecutionProvider"
 
 
 class OnnxRunner:
@@ -20,12 +24,13 @@ class OnnxRunner:
         model: the file.
         threads: of this session. They sleep while they wait: spinning would take the cores from
             other workers, and count as energy.
+        device: `cpu`, or `cuda:N` for the CUDA provider.
 
     Raises:
-        VerificationFailed: the file is missing or broken.
+        VerificationFailed: the file is missing or broken, or the CUDA provider does not start.
     """
 
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, model: Path, threads: int, device: str = CPU) -> None:
         self._model = model
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -35,10 +40,16 @@ class OnnxRunner:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
+                str(model), options, providers=_providers(device)
             )
         except Exception as error:  # its own errors share no base but this
             raise VerificationFailed(f"cannot open {model}: {error}; export it anew") from error
+        if device != CPU and _CUDA not in self._session.get_providers():
+            # where its libraries do not load, it goes on without a word
+            raise VerificationFailed(
+                f"ONNX Runtime does not compute on {device}: its CUDA provider did not start; "
+                "install the CUDA and cuDNN libraries that onnxruntime-gpu names"
+            )
 
     def logits(self, batch: Batch) -> np.ndarray:
         """`(b, outputs)`, or `(b, s, vocabulary)` for language modelling; float32."""
@@ -46,17 +57,7 @@ class OnnxRunner:
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
         """Greedy continuation: `(b, tokens)`; the whole text is read anew for every token."""
-        ids, mask = padded_right(batch.input_ids, batch.attention_mask, tokens)
-        rows, ends = np.arange(len(ids)), mask.sum(axis=1)
-        written = np.empty((len(ids), tokens), dtype=np.int64)
-        for step in range(tokens):
-            width = int(ends.max())
-            answers = self._run(ids[:, :width], mask[:, :width])
-            written[:, step] = answers[rows, ends - 1].argmax(axis=-1)
-            ids[rows, ends] = written[:, step]
-            mask[rows, ends] = 1
-            ends = ends + 1
-        return written
+        return written_anew(self._run, batch, tokens)
 
     def files(self) -> Sequence[Path]:
         """The graph, and its data file if it has one."""
@@ -76,10 +77,8 @@ class OnnxRunner:
         return answer
 
 
-def padded_right(ids: np.ndarray, mask: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Texts moved to the left, their order kept, with room for tokens behind the last one."""
-    order = np.argsort(1 - mask, axis=1, kind="stable")
-    rest = ((0, 0), (0, room))
-    moved = (np.take_along_axis(part, order, axis=1) for part in (ids, mask))
-    wide_ids, wide_mask = (np.pad(part, rest) for part in moved)
-    return wide_ids, wide_mask
+def _providers(device: str) -> list[Any]:
+    if device == CPU:
+        return ["CPUExecutionProvider"]
+    number = int(device.partition(":")[2])
+    return [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..configuration import Settings
+from ..device import CPU
 from ..hyperparameter import Hyperparameter
 from ..paper import Paper
 from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes, with_zeros
-from .refusals import ONNX_HOLDS, hf_refusals, onnx_refusals
+from .refusals import ONNX_HOLDS, hf_refusals, onnx_gpu_refusals, onnx_refusals
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -62,7 +63,7 @@ class OnnxRuntimeDeploy:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on CPU."""
+    """ONNX Runtime on CPU; on a GPU in fp32, where onnxruntime-gpu is installed."""
 
     name: ClassVar[str] = "onnxruntime"
     version: ClassVar[int] = 1
@@ -71,6 +72,7 @@ class OnnxRuntime:
     holds: ClassVar[Mapping[Group, frozenset[str]]] = ONNX_HOLDS
     export_formats: ClassVar[frozenset[str]] = frozenset({"onnx"})
     caches: ClassVar[bool] = False
+    files: ClassVar[str] = name
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """None."""
@@ -80,7 +82,8 @@ class OnnxRuntime:
         """What it cannot hold, or a folder that is to be deployed to."""
         profile = paper.profile
         beside = hf_refusals(profile) if "hf" in targets.formats else ()
-        return [*onnx_refusals(profile), *beside]
+        there = () if targets.device == CPU else onnx_gpu_refusals(profile)
+        return [*onnx_refusals(profile), *beside, *there]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Deploy."""
@@ -90,16 +93,17 @@ class OnnxRuntime:
         """Bytes of all initializers, zeros included; the graph comes on top."""
         return payload_bytes(with_zeros(profile))
 
-    def open(self, folder: Path, *, threads: int = 1) -> Runner:
+    def open(self, folder: Path, *, threads: int = 1, device: str = CPU) -> Runner:
         """A runner over an artifact's files.
 
         Args:
             folder: what OnnxRuntimeDeploy wrote.
             threads: of this session.
+            device: where its CUDA provider computes, or the CPU.
 
         Raises:
             VerificationFailed: ONNX Runtime cannot load the file.
         """
         from .onnx_runner import OnnxRunner
 
-        return OnnxRunner(folder / MODEL, threads)
+        return OnnxRunner(folder / MODEL, threads, device)

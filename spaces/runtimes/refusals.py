@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Final
 
 from ..families import family_of, plain_objection
 from ..finetuning import TABLE as FINETUNING
 from ..finetuning.adapters import ThroughPeft
 from ..profile import WHOLE, FormatName, Group, Profile
+from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
 
 _MATRICES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
@@ -64,6 +66,24 @@ def adapter_refusals(profile: Profile) -> Iterator[str]:
             )
 
 
+def unlike_adapters(profile: Profile) -> Iterator[str]:
+    """Why torch cannot compute with adapters that are not of the hidden states' type."""
+    adapter, hidden = profile.format_of("adapter").name, profile.format_of("norm").name
+    if profile.adapters and adapter != hidden:
+        yield (
+            f"adapters in {adapter} beside hidden states in {hidden}; declare both alike, or "
+            "merge the adapters"
+        )
+
+
+def beside_refusals(profile: Profile, targets: Targets) -> Iterator[str]:
+    """Why folders that are to be deployed to, of another runtime, cannot hold a model."""
+    if "hf" in targets.formats:
+        yield from hf_refusals(profile)
+    if "onnx" in targets.formats:
+        yield from onnx_file_refusals(profile)
+
+
 def onnx_refusals(profile: Profile) -> Iterator[str]:
     """Why a model cannot be written as an ONNX graph for ONNX Runtime."""
     yield from unheld(profile, ONNX_HOLDS, "onnxruntime")
@@ -90,6 +110,25 @@ def onnx_file_refusals(profile: Profile) -> Iterator[str]:
             "an ONNX file stores the zeros of sparse matrices, so that its size is another; choose "
             "the onnxruntime runtime, or leave onnx out of deploy"
         )
+
+
+def onnx_gpu_refusals(profile: Profile) -> Iterator[str]:
+    """Why ONNX Runtime cannot answer on a GPU; beside `onnx_refusals`."""
+    if not _onnx_takes_gpus():
+        yield (
+            "the installed onnxruntime answers on the CPU alone; install onnxruntime-gpu in its "
+            "place, or use the eager runtime"
+        )
+    for name in sorted({form.name for _, form in profile.formats} & WHOLE):
+        # its CUDA provider has no DynamicQuantizeLinear: products would go back to the CPU
+        yield f"onnxruntime multiplies {name} on the CPU alone; use fp32, or the eager runtime"
+
+
+@cache
+def _onnx_takes_gpus() -> bool:
+    import onnxruntime
+
+    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 def hf_refusals(profile: Profile) -> Iterator[str]:

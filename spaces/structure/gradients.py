@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..batching import inputs_of
 from ..candidate import Candidate
+from ..device import CPU, computing_on
 from ..families import family_of
 from ..losses import IGNORED, task_loss
 from ..steps import Bench
@@ -61,18 +63,17 @@ def _derivatives(
     module: nn.Module, paths: Mapping[str, int], gate: Gate, bench: Bench
 ) -> Iterator[tuple[int, Gates]]:
     """For every calibration batch its number of items, and the summed loss by every gate."""
-    for batch in calibration(bench):
-        labels = torch.from_numpy(batch.labels)
-        with _gated(module, paths, gate) as gates, torch.enable_grad():
-            logits = module(
-                input_ids=torch.from_numpy(batch.input_ids),
-                attention_mask=torch.from_numpy(batch.attention_mask),
-            ).logits
-            judged = len(labels) if labels.ndim == 1 else int((labels[:, 1:] != IGNORED).sum())
-            # The mean over what is judged would weigh the items of a short batch more.
-            loss = task_loss(logits, labels) * judged
-            found = torch.autograd.grad(loss, list(gates.values()))
-        yield len(labels), dict(zip(gates, found, strict=True))
+    device = torch.device(bench.device)
+    with computing_on(bench.device, module):
+        for batch in calibration(bench):
+            labels = torch.tensor(batch.labels, device=device)
+            with _gated(module, paths, gate) as gates, torch.enable_grad():
+                logits = module(**inputs_of(batch, device)).logits
+                judged = len(labels) if labels.ndim == 1 else int((labels[:, 1:] != IGNORED).sum())
+                # The mean over what is judged would weigh the items of a short batch more.
+                loss = task_loss(logits, labels) * judged
+                found = [g.to(CPU) for g in torch.autograd.grad(loss, list(gates.values()))]
+            yield len(labels), dict(zip(gates, found, strict=True))
 
 
 Gate = Callable[[nn.Module, Gates, str], Any]

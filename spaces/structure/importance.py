@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..candidate import Candidate
+from ..device import CPU
 from ..families import family_of
 from ..profile import Weight
 from ..steps import Bench
@@ -53,7 +54,7 @@ def activation_scores(
     def watch(layer: int) -> Watch:
         def add(real: Tensor, entering: Tensor, _: Any) -> None:
             square = entering.double()[real].square().sum(dim=0)
-            squares[layer] = squares.get(layer, 0) + square
+            squares[layer] = squares.get(layer, 0) + square.to(CPU)
 
         return add
 
@@ -87,7 +88,7 @@ def block_influence(candidate: Candidate, bench: Bench) -> Tensor:
             cosine = nn.functional.cosine_similarity(
                 entering.double()[real], out.double()[real], dim=-1
             )
-            turned[layer] += (1 - cosine).sum()
+            turned[layer] += (1 - cosine).sum().to(CPU)
             tokens[layer] += len(cosine)
 
         return add

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import DataError
+from ..batching import inputs_of
+from ..device import CPU, computing_on
 from ..steps import Bench
 from ..task import Batch
 
@@ -43,7 +45,7 @@ def _means(
         def add(real: Tensor, entering: Tensor, _: Any) -> None:
             tokens = entering[real]
             # A batch in fp32, their sum in fp64: twice as fast as fp64 throughout.
-            sums[path] = sums.get(path, 0) + of(tokens).double()
+            sums[path] = sums.get(path, 0) + of(tokens).double().to(CPU)
             counts[path] = counts.get(path, 0) + len(tokens)
 
         return add
@@ -53,11 +55,16 @@ def _means(
 
 
 def pass_over(module: nn.Module, watched: Mapping[str, Watch], bench: Bench) -> None:
-    """One pass over the calibration split; watchers get mask `(b, s)`, input and output."""
-    for batch in calibration(bench):
-        mask = torch.from_numpy(batch.attention_mask)
-        with _watching(module, watched, mask.bool()), torch.no_grad():
-            module(input_ids=torch.from_numpy(batch.input_ids), attention_mask=mask)
+    """One pass over the calibration split, on the bench's device.
+
+    Watchers get mask `(b, s)`, input and output.
+    """
+    device = torch.device(bench.device)
+    with computing_on(bench.device, module):
+        for batch in calibration(bench):
+            inputs = inputs_of(batch, device)
+            with _watching(module, watched, inputs["attention_mask"].bool()), torch.no_grad():
+                module(**inputs)
 
 
 def calibration(bench: Bench) -> Iterator[Batch]:
