@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,9 @@ def held(
         for name, values in still.items():
             weights[name][~free[name]] = values
 
-    handles: list[Any] = [weights[name].register_hook(mask.mul) for name, mask in free.items()]
+    handles: list[Any] = [
+        cast(Any, weights[name]).register_hook(mask.mul) for name, mask in free.items()
+    ]
     handles.append(optimizer.register_step_post_hook(put_back))
     try:
         yield

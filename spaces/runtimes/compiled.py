@@ -62,7 +62,7 @@ class CompiledDeploy:
         from .eager_runner import write
 
         paper = self.on_paper(candidate.paper)
-        write(candidate.module, paper, folder)
+        write(candidate, paper, folder)
         describe(folder, Compiled.name, Compiled.version, paper.profile.head.kind)
 
 

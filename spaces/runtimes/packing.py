@@ -146,14 +146,19 @@ def _halves(pairs: Tensor) -> Tensor:
 
 def _triples(values: Tensor) -> Tensor:
     """Eight values of three bits in three bytes, a number of 24 bits with the lowest byte first."""
-    eights = values.unflatten(-1, (-1, 8)).int()
-    number = (eights << torch.arange(0, 24, 3, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
-    bytes_ = number[..., None] >> torch.arange(0, 24, 8, dtype=torch.int32)
+    eights = values.reshape(*values.shape[:-1], -1, 8).int()
+    number = (eights << _bits(3, values)).sum(dim=-1, dtype=torch.int32)
+    bytes_ = number[..., None] >> _bits(8, values)
     return (bytes_ & 255).to(torch.uint8).flatten(-2)
 
 
 def _eighths(triples: Tensor) -> Tensor:
-    bytes_ = triples.unflatten(-1, (-1, 3)).int()
-    number = (bytes_ << torch.arange(0, 24, 8, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
-    eights = number[..., None] >> torch.arange(0, 24, 3, dtype=torch.int32)
+    bytes_ = triples.reshape(*triples.shape[:-1], -1, 3).int()
+    number = (bytes_ << _bits(8, triples)).sum(dim=-1, dtype=torch.int32)
+    eights = number[..., None] >> _bits(3, triples)
     return (eights & 7).to(torch.uint8).flatten(-2)
+
+
+def _bits(step: int, beside: Tensor) -> Tensor:
+    """The places in a number of 24 bits at which so many bits begin each."""
+    return torch.arange(0, 24, step, dtype=torch.int32, device=beside.device)
