@@ -86,5 +86,5 @@ def most_informed(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]
     chosen = flat > least
     equals = torch.nonzero(flat == least).flatten()
     chosen[equals[: count - int(chosen.sum())]] = True
-    apart = chosen.split([score.numel() for score in scores.values()])
+    apart = torch.split(chosen, [score.numel() for score in scores.values()])
     return {n: torch.nonzero(p).flatten() for n, p in zip(scores, apart, strict=True)}

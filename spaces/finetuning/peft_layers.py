@@ -48,7 +48,7 @@ class _VeraLinear(VeraLinear):
 
     def forward(self, x: Tensor, *rest: Any, **named: Any) -> Tensor:
         dtype = self.vera_lambda_d["default"].dtype
-        for shared in (self.vera_A, self.vera_B):
+        for shared in cast(Any, (self.vera_A, self.vera_B)):
             if shared["default"].dtype != dtype:
                 shared["default"] = shared["default"].to(dtype)
         out: Tensor = super().forward(x, *rest, **named)

@@ -17,7 +17,7 @@ from .lora import WHERE, no_matrices, targeted
 from .selection import learning_rate
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import VeraConfig
     from torch import Tensor, nn
 
 KEY: Final = 0
@@ -77,7 +77,7 @@ class Vera:
         config = self.peft_config(adapter, stored_transposed(module, adapter.wraps))
         return with_projections(module, adapter.wraps, config, *projections(adapter))
 
-    def peft_config(self, adapter: Adapter, transposed: bool) -> PeftConfig:
+    def peft_config(self, adapter: Adapter, transposed: bool) -> VeraConfig:
         """What peft is told."""
         from peft import VeraConfig
 
