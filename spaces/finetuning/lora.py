@@ -82,13 +82,14 @@ class Lora:
         return lora_config(adapter, transposed, alpha_of(adapter))
 
 
-def alpha_of(adapter: Adapter) -> float:
+def alpha_of(adapter: Adapter) -> int:
     """The strength: rank times `alpha_ratio`."""
     settings = dict(adapter.settings)
-    return int(settings["rank"]) * float(settings["alpha_ratio"])
+    # peft says int, and only ever divides it by the rank or its root.
+    return cast(int, int(settings["rank"]) * float(settings["alpha_ratio"]))
 
 
-def lora_config(adapter: Adapter, transposed: bool, alpha: float, **told: Any) -> PeftConfig:
+def lora_config(adapter: Adapter, transposed: bool, alpha: int, **told: Any) -> PeftConfig:
     """peft's configuration of an adapter of this kind or one of its relatives.
 
     Args:
@@ -100,8 +101,7 @@ def lora_config(adapter: Adapter, transposed: bool, alpha: float, **told: Any) -
 
     return LoraConfig(
         r=int(dict(adapter.settings)["rank"]),
-        # peft says int, and only ever divides it by the rank or its root.
-        lora_alpha=cast(int, alpha),
+        lora_alpha=alpha,
         target_modules=list(adapter.wraps),
         fan_in_fan_out=transposed,
         **told,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from ..hyperparameter import Hyperparameter, Real
 from ..paper import Paper
@@ -31,5 +31,5 @@ class RsLora(Lora):
 
     def peft_config(self, adapter: Adapter, transposed: bool) -> PeftConfig:
         """What peft is told."""
-        alpha = float(dict(adapter.settings)["alpha"])
+        alpha = cast(int, dict(adapter.settings)["alpha"])  # a float, which peft only divides
         return lora_config(adapter, transposed, alpha, use_rslora=True)
