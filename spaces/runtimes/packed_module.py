@@ -17,7 +17,7 @@ from ..build import build
 from ..families import family_of
 from ..profile import Profile, Weight
 from .packed_layers import Cast, Int4Table, Int8Linear, Int8Table, int8_from_int4
-from .packing import thick
+from .packing import dense_parts
 from .payload import PartName, parts, sides
 
 Stored = Mapping[PartName, Tensor]
@@ -88,7 +88,7 @@ def _stored(profile: Profile, weight: Weight, tensors: Mapping[str, Tensor]) -> 
         if tensor is None or (tuple(tensor.shape), tensor.dtype) != wanted:
             raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
         found[part.name] = tensor
-    return thick(found, weight)
+    return dense_parts(found, weight)
 
 
 def _path(weight: Weight) -> str:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...errors import StepFailed
 from ..profile import Format, Profile, Weight
-from .payload import DEFAULT_GROUP, PartName, is_thinned, sides, stored_format
-from .thinning import thickened, thinned
+from .payload import DEFAULT_GROUP, PartName, is_stored_sparse, sides, stored_format
+from .sparse_packing import pack_sparse, unpack_sparse
 
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _SMALLEST = 2.0**-24
@@ -38,20 +38,20 @@ def packed(profile: Profile, weight: Weight, tensor: Tensor) -> dict[PartName, T
         raise StepFailed("diverged", f"{weight.name} holds NaN or infinity; it cannot be stored")
     form = stored_format(profile, weight)
     rows = tensor.detach().t() if _transposed(weight) else tensor.detach()
-    thin = is_thinned(profile, weight)
+    sparse = is_stored_sparse(profile, weight)
     if form.name in _FLOATS:
-        given = rows if thin else tensor.detach()
+        given = rows if sparse else tensor.detach()
         found: dict[PartName, Tensor] = {"plain": given.to(_FLOATS[form.name]).contiguous()}
     else:
         found = pack_int8(rows) if form.name == "int8" else pack_int4(rows, form)
-    return thinned(found, rows, profile.zeros(weight), weight.name) if thin else found
+    return pack_sparse(found, rows, profile.zeros(weight), weight.name) if sparse else found
 
 
-def thick(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:
+def dense_parts(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:
     """The parts with their zeros, as a weight has them that is not stored sparse."""
     if "mask" not in parts:
         return parts
-    found = thickened(parts, sides(weight)[1])
+    found = unpack_sparse(parts, sides(weight)[1])
     if "plain" in found and _transposed(weight):
         found["plain"] = found["plain"].t().contiguous()
     return found
@@ -59,7 +59,7 @@ def thick(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName,
 
 def unpacked(parts: Mapping[PartName, Tensor], weight: Weight) -> Tensor:
     """The fp32 values that stored parts stand for, as the module lays them out."""
-    parts = thick(parts, weight)
+    parts = dense_parts(parts, weight)
     if "plain" in parts:
         return parts["plain"].float()
     _, columns = sides(weight)
