@@ -84,9 +84,8 @@ def held(
         for name, values in still.items():
             weights[name][~free[name]] = values
 
-    handles: list[Any] = [
-        cast(Any, weights[name]).register_hook(mask.mul) for name, mask in free.items()
-    ]
+    hooked: Mapping[str, Any] = weights
+    handles = [hooked[name].register_hook(mask.mul) for name, mask in free.items()]
     handles.append(optimizer.register_step_post_hook(put_back))
     try:
         yield

@@ -24,7 +24,7 @@ from paretune.spaces.runtimes import RUNTIMES, open_artifact
 from paretune.spaces.runtimes.packing import packed, unpacked
 from paretune.spaces.runtimes.payload import parts, with_zeros
 from paretune.spaces.runtimes.payload import payload_bytes as bytes_promised
-from paretune.spaces.runtimes.thinning import pack_bits, unpack_bits
+from paretune.spaces.runtimes.sparse_packing import pack_bits, unpack_bits
 from paretune.spaces.specimen import MemoryBench, logits_of, random_items
 from paretune.spaces.specimen import payload_bytes as bytes_written
 from paretune.spaces.steps import Amend, Train

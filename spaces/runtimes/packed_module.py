@@ -18,7 +18,7 @@ from ..build import build
 from ..families import family_of
 from ..profile import Profile, Weight
 from .packed_layers import Cast, GroupTable, Int8Linear, Int8Table, int8_from_groups
-from .packing import thick
+from .packing import dense_parts
 from .payload import PartName, parts, sides
 
 Stored = Mapping[PartName, Tensor]
@@ -92,7 +92,7 @@ def _stored(profile: Profile, weight: Weight, tensors: Mapping[str, Tensor]) -> 
             raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
         halved = part.name == "plain" and part.dtype == "fp16"
         found[part.name] = tensor.float() if halved else tensor
-    return thick(found, weight)
+    return dense_parts(found, weight)
 
 
 def _path(weight: Weight) -> str:

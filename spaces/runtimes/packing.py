@@ -16,8 +16,8 @@ from torch import Tensor
 from ...errors import StepFailed
 from ..profile import WHOLE, Format, Profile, Weight
 from .grid import Grid, extremes, grouped, rows_of
-from .payload import PartName, is_thinned, sides, stored_format
-from .thinning import thickened, thinned
+from .payload import PartName, is_stored_sparse, sides, stored_format
+from .sparse_packing import pack_sparse, unpack_sparse
 
 _FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,16 +41,18 @@ def packed(
         raise StepFailed("diverged", f"{weight.name} holds NaN or infinity; it cannot be stored")
     form = stored_format(profile, weight)
     rows = rows_of(weight, tensor.detach())
-    thin = is_thinned(profile, weight)
+    sparse = is_stored_sparse(profile, weight)
     found = (
-        _whole(weight, rows, form, grid) if form.name in WHOLE else _plain(weight, rows, form, thin)
+        _whole(weight, rows, form, grid)
+        if form.name in WHOLE
+        else _plain(weight, rows, form, sparse)
     )
-    return thinned(found, rows, profile.zeros(weight), weight.name) if thin else found
+    return pack_sparse(found, rows, profile.zeros(weight), weight.name) if sparse else found
 
 
-def _plain(weight: Weight, rows: Tensor, form: Format, thin: bool) -> dict[PartName, Tensor]:
+def _plain(weight: Weight, rows: Tensor, form: Format, sparse: bool) -> dict[PartName, Tensor]:
     """The values themselves: as the module lays them out, as rows where zeros are left out."""
-    plain = (rows if thin else rows_of(weight, rows)).to(_FLOATS[form.name]).contiguous()
+    plain = (rows if sparse else rows_of(weight, rows)).to(_FLOATS[form.name]).contiguous()
     if not bool(torch.isfinite(plain).all()):
         raise StepFailed("illegal", f"{weight.name} is too large for fp16; choose bf16")
     return {"plain": plain}
@@ -66,11 +68,11 @@ def _whole(weight: Weight, rows: Tensor, form: Format, grid: Grid | None) -> dic
     return pack_int8(rows, grid) if form.name == "int8" else pack_groups(rows, form, grid)
 
 
-def thick(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:
+def dense_parts(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:
     """The parts with their zeros, as a weight has them that is not stored sparse."""
     if "mask" not in parts:
         return parts
-    found = thickened(parts, sides(weight)[1])
+    found = unpack_sparse(parts, sides(weight)[1])
     if "plain" in found:
         found["plain"] = rows_of(weight, found["plain"]).contiguous()
     return found
@@ -78,7 +80,7 @@ def thick(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName,
 
 def unpacked(parts: Mapping[PartName, Tensor], weight: Weight) -> Tensor:
     """The fp32 values that stored parts stand for, as the module lays them out."""
-    parts = thick(parts, weight)
+    parts = dense_parts(parts, weight)
     if "plain" in parts:
         return parts["plain"].float()
     _, columns = sides(weight)

@@ -63,11 +63,11 @@ def parts(profile: Profile, weight: Weight) -> tuple[Part, ...]:
         return whole
     rows, columns = sides(weight)
     values = replace(whole[0], shape=(rows, columns - zeros))
-    thinned = (Part("mask", "uint8", (rows, -(-columns // 8))), values, *whole[1:])
-    return min(whole, thinned, key=lambda found: sum(part.bytes for part in found))
+    sparse = (Part("mask", "uint8", (rows, -(-columns // 8))), values, *whole[1:])
+    return min(whole, sparse, key=lambda found: sum(part.bytes for part in found))
 
 
-def is_thinned(profile: Profile, weight: Weight) -> bool:
+def is_stored_sparse(profile: Profile, weight: Weight) -> bool:
     """Whether a weight is stored without its zeros."""
     return any(part.name == "mask" for part in parts(profile, weight))
 

@@ -66,10 +66,10 @@ class ZeroSmallest:
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The sparse candidate, its zeros held by masks."""
-        from .zeros import thinned_out
+        from .zeros import zeroed
 
         assert candidate is not None  # only the step that loads starts from nothing
-        return thinned_out(candidate, self.on_paper(candidate.paper), self.judge, bench)
+        return zeroed(candidate, self.on_paper(candidate.paper), self.judge, bench)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ BLOCK = 128
 """Columns of which SparseGPT chooses the zeros at once, seeing what earlier ones have moved."""
 
 
-def thinned_out(candidate: Candidate, after: Paper, judge: Judge, bench: Bench) -> Candidate:
+def zeroed(candidate: Candidate, after: Paper, judge: Judge, bench: Bench) -> Candidate:
     """The candidate with zeros in the matrices of the paper's sparse groups.
 
     Args:

@@ -34,6 +34,27 @@ TOGETHER = {
         "recovery": ("finetune", {}),
         "precision": ("int8", {}),
     },
+    "zeros first, adapters beside them, recover": {
+        "structure": ("sparsity", {"when": "before", "pattern": "2:4"}),
+        "finetuning": ("lora", {"merge": "keep"}),
+        "recovery": ("finetune", {}),
+    },
+    "train all, zeros, recover, store small": {
+        "finetuning": ("full", {}),
+        "structure": ("sparsity", {"when": "after"}),
+        "recovery": ("distil", {}),
+        "precision": ("int8", {}),
+    },
+    "thin matrices first, train all, store small": {
+        "structure": ("low_rank", {"when": "before", "slope": 0.4}),
+        "finetuning": ("full", {}),
+        "precision": ("int4", {}),
+    },
+    "adapt, merge, narrow, recover": {
+        "finetuning": ("lora", {}),
+        "structure": ("width", {"when": "after"}),
+        "recovery": ("distil", {"hidden": "on"}),
+    },
     "cut, train vectors, store small": {
         "structure": ("mixed", {"when": "before", "importance": "activations"}),
         "finetuning": ("ia3", {}),
@@ -49,11 +70,14 @@ class Lowered:
 
     name: ClassVar[str] = "together"
     version: ClassVar[int] = 1
-    moves: ClassVar[frozenset[str]] = frozenset(OBSERVABLES)
     source: ClassVar[str] = "lower"
 
     def __init__(self, path: Walk) -> None:
         self.path = path
+        first, last = path.moves[0].after.profile, path.paper.profile
+        # What is made of the same weights, if other ones in value, costs the same.
+        still = {"parameters", "flops"} if first.weights() == last.weights() else set()
+        self.moves = frozenset(OBSERVABLES) - still
 
     def hyperparameters(self, paper):
         return ()

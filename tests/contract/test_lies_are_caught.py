@@ -13,7 +13,7 @@ from paretune.spaces.candidate import Candidate
 from paretune.spaces.families import family_of
 from paretune.spaces.hyperparameter import Integer, OneOf
 from paretune.spaces.paper import Paper
-from paretune.spaces.profile import Head
+from paretune.spaces.profile import Head, Sparsity
 from paretune.spaces.runtimes.eager import Eager, EagerDeploy
 from paretune.spaces.slots import Slot
 from paretune.spaces.steps import Phase
@@ -86,6 +86,16 @@ class Quarter(Halve):
     def apply(self, candidate, bench, seed):
         made = PruneNeurons(0.75).apply(candidate, bench, seed)
         return replace(made, paper=self.on_paper(candidate.paper))
+
+
+class Filled(Halve):
+    """Says that half of the weights are zero, and leaves them as they are."""
+
+    def on_paper(self, paper):
+        return replace(paper, profile=replace(paper.profile, sparsity=(("ffn", Sparsity(0.5)),)))
+
+    def apply(self, candidate, bench, seed):
+        return replace(candidate, paper=self.on_paper(candidate.paper))
 
 
 class Unwritten(Halve):
@@ -228,6 +238,7 @@ class Loaded(Halve):
 
 CAUGHT = {
     "parameters_agree": [Quarter()],
+    "zeros_agree": [Filled()],
     "practice_carries_its_paper": [Unwritten()],
     "flops_agree": [Twice(), Quarter()],
     "only_declared_splits_are_read": [Reader(), Peeker()],

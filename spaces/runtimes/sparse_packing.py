@@ -1,4 +1,4 @@
-"""Thinning: rows of a sparse matrix without their zeros, and a mask of where they were."""
+"""Sparse packing: rows of a sparse matrix without their zeros, and a mask of where they were."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from .payload import PartName
 
 
-def thinned(
+def pack_sparse(
     parts: Mapping[PartName, Tensor], rows: Tensor, zeros: int, name: str
 ) -> dict[PartName, Tensor]:
     """Packed parts with `plain` or `int8` cut to what is kept, and the `mask`.
@@ -38,7 +38,7 @@ def thinned(
     return {**parts, key: parts[key].gather(1, places).contiguous(), "mask": pack_bits(mask)}
 
 
-def thickened(parts: Mapping[PartName, Tensor], columns: int) -> dict[PartName, Tensor]:
+def unpack_sparse(parts: Mapping[PartName, Tensor], columns: int) -> dict[PartName, Tensor]:
     """The inverse: values as `(n, columns)`, no mask."""
     key = _values(parts)
     values = parts[key]
