@@ -109,7 +109,8 @@ def test_eager_answers_on_a_gpu_what_it_answers_on_the_cpu(family, mix, tmp_path
     assert torch.cuda.current_stream().query()
     real = items.attention_mask == 1 if found.ndim == 3 else slice(None)
     error = np.abs(found[real] - wanted[real]).max() / np.abs(wanted[real]).max()
-    assert error < (0.1 if mix == "bf16" else 0.02)
+    # in fewer bits a last bit that differs may be rounded the other way, and is then a whole step
+    assert error < (1e-4 if mix == "fp32" else 0.1)
     if family != "bert":
         assert there.generate(items, 3).shape == (4, 3)
     there.close()

@@ -1,5 +1,6 @@
 """Peak memory is taken in a process of its own."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def open_it(folder, *, threads, device):
 @pytest.fixture
 def artifact(tmp_path: Path, monkeypatch):
     (tmp_path / "heavy_opener.py").write_text(OPENER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
 
     def made(mebibytes: int) -> Path:
         folder = tmp_path / f"artifact{mebibytes}"

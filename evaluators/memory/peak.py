@@ -141,8 +141,8 @@ METRICS: Final = (
         resource="memory",
         needs="built",
         pieces=frozenset({"peak"}),
-        definition="Highest memory that weights and activations take of the GPU in that process, "
-        "the driver's own context apart.",
+        definition="Highest memory that weights, activations and the workspace of their products "
+        "take of the GPU in that process, the driver's own context apart.",
         source="torch.cuda.max_memory_allocated",
         evaluate=_evaluate_gpu,
     ),
