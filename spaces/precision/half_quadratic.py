@@ -32,7 +32,7 @@ def half_quadratic(rows: Tensor, form: Format) -> Grid:
         rows: `(n, k)` fp32.
         form: a format of whole numbers.
     """
-    parts = [_fitted(part, form) for part in rows.split(_ROWS)]
+    parts = [_fitted(part, form) for part in torch.split(rows, _ROWS)]
     scale, zero = (torch.cat([getattr(part, name) for part in parts]) for name in ("scale", "zero"))
     return replace(parts[0], scale=scale, zero=zero)
 

@@ -123,14 +123,14 @@ def _halves(pairs: Tensor) -> Tensor:
 
 def _triples(values: Tensor) -> Tensor:
     """Eight values of three bits in three bytes, a number of 24 bits with the lowest byte first."""
-    eights = values.unflatten(-1, (-1, 8)).int()
-    number = (eights << torch.arange(0, 24, 3, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
-    bytes_ = number[..., None] >> torch.arange(0, 24, 8, dtype=torch.int32)
-    return (bytes_ & 255).to(torch.uint8).flatten(-2)
+    eights = values.reshape(*values.shape[:-1], -1, 8).int()
+    number = (eights << torch.arange(0, 24, 3)).sum(dim=-1)
+    parts: Tensor = (number[..., None] >> torch.arange(0, 24, 8)) & 255
+    return parts.to(torch.uint8).flatten(-2)
 
 
 def _eighths(triples: Tensor) -> Tensor:
-    bytes_ = triples.unflatten(-1, (-1, 3)).int()
-    number = (bytes_ << torch.arange(0, 24, 8, dtype=torch.int32)).sum(dim=-1, dtype=torch.int32)
-    eights = number[..., None] >> torch.arange(0, 24, 3, dtype=torch.int32)
-    return (eights & 7).to(torch.uint8).flatten(-2)
+    parts = triples.reshape(*triples.shape[:-1], -1, 3).int()
+    number = (parts << torch.arange(0, 24, 8)).sum(dim=-1)
+    eights: Tensor = (number[..., None] >> torch.arange(0, 24, 3)) & 7
+    return eights.to(torch.uint8).flatten(-2)
