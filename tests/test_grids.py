@@ -474,7 +474,7 @@ def test_cutting_extremes_loses_in_no_group(form):
 
     one, other = (error(grid) for grid in grids)
     assert (one <= other * (1 + 1e-5)).all()
-    assert one.sum() < 0.95 * other.sum() or form.name == "int8"
+    assert one.sum() <= {"int8": 1.0, "int4": 0.99, "int3": 0.95}[form.name] * other.sum()
     assert SHARES[0] == 1.0
 
 

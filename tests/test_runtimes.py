@@ -58,7 +58,7 @@ MIXES = {
     },
     "bf16 outside": {"norm": Format("bf16"), "embeddings": Format("int8"), "ffn": Format("int4")},
 }
-LARGEST_ERROR = {"fp32": 1e-5, "fp16": 2e-3, "bf16": 0.1, "int8": 0.2}
+LARGEST_ERROR = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 0.1, "int8": 0.2}
 """Of the logits, against the largest: these models are 32 wide, so that little is averaged out."""
 
 

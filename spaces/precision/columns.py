@@ -78,5 +78,5 @@ def _factor(gram: Tensor, damping: float) -> Tensor:
     added = damping * mean if mean > 0 else torch.ones_like(mean)
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     lower = torch.linalg.cholesky((gram + added * eye).flip(0, 1))
-    inverse: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
-    return inverse
+    factor: Tensor = torch.linalg.solve_triangular(lower.flip(0, 1), eye, upper=True)
+    return factor
