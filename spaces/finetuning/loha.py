@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter
@@ -89,7 +89,6 @@ class LoHa:
 
         return LoHaConfig(
             r=int(dict(adapter.settings)["rank"]),
-            # peft says int, and only ever divides it by the rank.
-            alpha=cast(int, alpha_of(adapter)),
+            alpha=alpha_of(adapter),
             target_modules=list(adapter.wraps),
         )

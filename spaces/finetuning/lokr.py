@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar
 
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter
@@ -89,8 +89,7 @@ class LoKr:
 
         return LoKrConfig(
             r=int(dict(adapter.settings)["rank"]),
-            # peft says int, and only ever divides it by the rank.
-            alpha=cast(int, alpha_of(adapter)),
+            alpha=alpha_of(adapter),
             target_modules=list(adapter.wraps),
         )
 
