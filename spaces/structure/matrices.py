@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import groupby
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..hyperparameter import OneOf
 from ..profile import Group, Profile, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARTS = OneOf("parts", ("attention", "ffn", "both"), "both")
 """Whose matrices."""
