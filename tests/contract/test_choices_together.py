@@ -34,6 +34,12 @@ TOGETHER = {
         "recovery": ("finetune", {}),
         "precision": ("int8", {}),
     },
+    "a sub-network, adapted, cut, taught by itself": {
+        "architecture": ("subnet", {"depth": 0.625, "ffn_first": 0.5}),
+        "finetuning": ("lora", {}),
+        "structure": ("heads", {"when": "after"}),
+        "recovery": ("distil_relations", {"teacher": "self"}),
+    },
     "cut, train vectors, store small": {
         "structure": ("mixed", {"when": "before", "importance": "activations"}),
         "finetuning": ("ia3", {}),
