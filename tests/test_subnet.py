@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from optuna.trial import FixedTrial
 from paretune.evaluators.catalogue import metric
 from paretune.evaluators.compute.backward import training_step_flops
 from paretune.evaluators.compute.step import step_flops
@@ -304,7 +305,7 @@ def test_sizes_taper_evenly_on_the_grid():
     assert tapered(12, 3, 2, grid) == (12, 3)
     assert groups(profile("bert")) == (1, 2, 3, 4)
     assert neurons(profile("bert")) == (16, 24, 32, 40, 48, 56, 64)
-    assert depths(profile("bert", 12)) == (6, 7, 8, 9, 10, 11, 12)
+    assert depths(profile("bert", 12)) == (6, 8, 9, 11, 12)
     assert depths(profile("bert", 1)) == (1,)
 
 
@@ -337,14 +338,14 @@ def test_the_defaults_are_the_whole_network_and_legal(name, family):
 
 
 def test_a_block_below_the_smallest_is_refused_with_the_number_that_is_allowed():
-    low = told("subnet", profile("bert"), ffn_last=16, smallest=0.5)
+    low = told("subnet", profile("bert"), ffn_last=0.25, smallest=0.5)
     assert "16 neurons" in low
-    assert "choose 32 or more" in low
-    few = told("subnet_free", profile("bert"), heads_2=1, smallest=0.75)
+    assert "at least 32" in low
+    few = told("subnet_free", profile("bert"), heads_2=0.25, smallest=0.75)
     assert "1 groups of heads" in few
-    assert "choose 3 or more" in few
+    assert "at least 3" in few
     # What is beyond the depth is not there.
-    assert not told("subnet_free", profile("bert"), depth=2, heads_3=1, smallest=0.75)
+    assert not told("subnet_free", profile("bert"), depth=0.625, heads_3=0.25, smallest=0.75)
 
 
 def test_a_model_without_a_super_network_says_why():
@@ -363,9 +364,10 @@ def test_a_model_without_a_super_network_says_why():
 def test_plain_classes_hold_even_sub_networks_of_all_heads():
     hf = Targets(formats=("hf",))
     described = profile("bert")
-    assert not told("subnet", described, hf, depth=2, ffn_first=32, ffn_last=32)
-    assert "remove hf from deploy" in told("subnet", described, hf, ffn_first=32)
-    assert "remove hf from deploy" in told("subnet", described, hf, heads_first=2, heads_last=2)
+    assert not told("subnet", described, hf, depth=0.625, ffn_first=0.5, ffn_last=0.5)
+    assert "remove hf from deploy" in told("subnet", described, hf, ffn_first=0.5)
+    half = {"heads_first": 0.5, "heads_last": 0.5}
+    assert "remove hf from deploy" in told("subnet", described, hf, **half)
 
 
 @pytest.fixture(scope="module")
@@ -422,17 +424,25 @@ def test_knobs_of_the_training_stay_still_unless_a_study_names_them(subject):
 
 
 def test_places_beyond_the_depth_are_written_one_way(subject):
-    deep = chosen(subject, "architecture", "subnet_free", depth=2, ffn_2=32)
-    other = chosen(subject, "architecture", "subnet_free", depth=2, ffn_2=32, ffn_3=16, heads_3=1)
+    alike = {"depth": 0.625, "ffn_2": 0.5}
+    deep = chosen(subject, "architecture", "subnet_free", **alike)
+    other = chosen(subject, "architecture", "subnet_free", **alike, ffn_3=0.25, heads_3=0.25)
     one, two = (plain(Configuration.of(architecture=choice)) for choice in (deep, other))
     assert one == two
     assert plain(one) == one
-    assert dict(one.get("architecture").settings)["ffn_3"] == 32  # type: ignore[union-attr]
+    assert dict(one.get("architecture").settings)["ffn_3"] == 0.5  # type: ignore[union-attr]
+    space = Space.of({"architecture": {"methods": ["subnet_free"]}}, subject.paper)
+    for configuration in space.sample(30, seed=0):
+        assert plain(configuration) == configuration
+        given = space.parameters(configuration)
+        assert space.suggest(FixedTrial(given)) == configuration
 
 
 def test_a_sub_network_goes_on_as_any_given_model(subject):
     configuration = Configuration.of(
-        architecture=chosen(subject, "architecture", "subnet", depth=2, ffn_first=32, length=2.0),
+        architecture=chosen(
+            subject, "architecture", "subnet", depth=0.625, ffn_first=0.5, length=2.0
+        ),
         recipe=chosen(subject, "recipe", "plain", epochs=1.0),
         finetuning=chosen(subject, "finetuning", "lora", rank=2),
         structure=chosen(subject, "structure", "heads", keep=0.5, when="after"),
@@ -458,7 +468,7 @@ def test_a_sub_network_goes_on_as_any_given_model(subject):
 
 
 def test_the_whole_network_may_teach_what_was_cut_out_of_it(subject):
-    small = chosen(subject, "architecture", "subnet", depth=2)
+    small = chosen(subject, "architecture", "subnet", depth=0.625)
     taught = chosen(subject, "recovery", "distil_relations", teacher="self")
     graph = lower(Configuration.of(architecture=small, recovery=taught), subject)
     recovery = next(node for node in graph if node.step.name == "train.recover")

@@ -1,7 +1,8 @@
 """Sub-networks on paper: what stays of each block, which numbers there are, which are drawn.
 
 All sub-networks lie on one grid, eighths of the given sizes: those that are drawn in training and
-those that can be chosen. All blocks of the given model are alike; see `refusals`.
+those that can be chosen. All blocks of the given model are alike; see `refusals`. Knobs are shares,
+as in the `structure` slot, so that a study can be read before its model is.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
+from typing import Final
 
+from ..hyperparameter import OneOf
 from ..paper import Paper
 from ..profile import Layer, Profile
 from ..recipe import Elastic
 from ..structure.counts import SHARES, kept_of
 from ..structure.ffn import MULTIPLE
 from ..training import derived_seed
+
+SHALLOWEST: Final = 0.5
+"""Share of the blocks that every sub-network has."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,27 @@ def whole_block(profile: Profile) -> Block:
 
 
 def depths(profile: Profile, least: int = 1) -> tuple[int, ...]:
-    """Numbers of blocks, from half of them to all."""
+    """Numbers of blocks, ascending, from half of them to all."""
     total = len(profile.layers)
-    return tuple(range(max(least, kept_of(total, 0.5)), total + 1))
+    return _grid(total, 1, max(least, kept_of(total, SHALLOWEST)))
+
+
+def share_knob(name: str, total: int, multiple: int = 1, least: float = SHARES[0]) -> OneOf:
+    """The knob for how much stays; of shares that come to the same number the nearest is offered.
+
+    Args:
+        name: of the knob. total: units that there are. multiple: see `kept_of`.
+        least: share below which none is offered.
+
+    >>> share_knob("depth", 3, least=0.5).values, share_knob("heads", 1).values
+    ((0.625, 1.0), (1.0,))
+    """
+    nearest: dict[int, tuple[float, float]] = {}
+    for share in (share for share in (*SHARES, 1.0) if share >= least):
+        count = kept_of(total, share, multiple)
+        off = (abs(share * total - count), share)
+        nearest[count] = min(nearest.get(count, off), off)
+    return OneOf(name, tuple(share for _, share in nearest.values()), 1.0, ordered=True)
 
 
 def groups(profile: Profile, least: int = 1) -> tuple[int, ...]:
@@ -54,6 +78,12 @@ def neurons(profile: Profile, least: int = 1) -> tuple[int, ...]:
     return _grid(whole_block(profile).neurons, MULTIPLE, least)
 
 
+def block_of(profile: Profile, heads: float, ffn: float) -> Block:
+    """A block of which shares of the groups of heads and of the neurons stay."""
+    whole = whole_block(profile)
+    return Block(kept_of(whole.groups, heads), kept_of(whole.neurons, ffn, MULTIPLE))
+
+
 def bounds(profile: Profile, share: float, random: int) -> Elastic:
     """The sub-networks of a model down to half of its blocks and a share of its units.
 
@@ -62,13 +92,8 @@ def bounds(profile: Profile, share: float, random: int) -> Elastic:
         share: of the groups and neurons of a block, in (0, 1].
         random: drawn at every step.
     """
-    block = whole_block(profile)
-    return Elastic(
-        depth=depths(profile)[0],
-        groups=kept_of(block.groups, share),
-        neurons=kept_of(block.neurons, share, MULTIPLE),
-        random=random,
-    )
+    least = block_of(profile, share, share)
+    return Elastic(depths(profile)[0], least.groups, least.neurons, random)
 
 
 def sandwich(profile: Profile, elastic: Elastic, seed: int, step: int) -> tuple[Blocks, ...]:

@@ -15,11 +15,26 @@ from ..configuration import Settings
 from ..finetuning.full import usual_peak
 from ..hyperparameter import Hyperparameter, Integer, OneOf, Real
 from ..paper import Paper
+from ..profile import Profile
 from ..steps import Step
+from ..structure.counts import kept_of
+from ..structure.ffn import MULTIPLE
 from ..technique import Targets
 from ..training import SupernetStep
 from .elastic import Extract, OrderUnits, Widen
-from .shapes import Block, Blocks, depths, groups, neurons, refusals, shrunk, tapered, whole_block
+from .shapes import (
+    SHALLOWEST,
+    Block,
+    Blocks,
+    block_of,
+    groups,
+    neurons,
+    refusals,
+    share_knob,
+    shrunk,
+    tapered,
+    whole_block,
+)
 
 
 class Subnet:
@@ -38,23 +53,16 @@ class Subnet:
     source: ClassVar[str] = "arXiv 1908.09791, 2003.11142 (sandwich rule), 2404.14619 (taper)"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """Blocks; groups of heads and neurons of the first and the last block; the training."""
-        profile = paper.profile
+        """Shares: of the blocks; of groups of heads and neurons in the first and the last block."""
+        whole = whole_block(paper.profile)
         return (
-            _size("depth", depths(profile)),
-            _size("heads_first", groups(profile)),
-            _size("heads_last", groups(profile)),
-            _size("ffn_first", neurons(profile)),
-            _size("ffn_last", neurons(profile)),
+            depth_knob(paper.profile),
+            share_knob("heads_first", whole.groups),
+            share_knob("heads_last", whole.groups),
+            share_knob("ffn_first", whole.neurons, MULTIPLE),
+            share_knob("ffn_last", whole.neurons, MULTIPLE),
             *training_knobs(paper),
         )
-
-    def canonical(self, settings: Settings) -> Settings:
-        """A single block is the first: what the last one would be means nothing."""
-        if int(settings["depth"]) > 1:
-            return settings
-        ends = {"heads_last": settings["heads_first"], "ffn_last": settings["ffn_first"]}
-        return {**settings, **ends}
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """No super-network of this model, or a sub-network that it does not hold."""
@@ -66,13 +74,25 @@ class Subnet:
 
 
 def _tapering(paper: Paper, settings: Settings) -> Blocks:
-    def sizes(part: str, choices: Sequence[int]) -> tuple[int, ...]:
-        first, last = (int(settings[f"{part}_{end}"]) for end in ("first", "last"))
-        return tapered(first, last, int(settings["depth"]), choices)
-
     profile = paper.profile
-    pairs = zip(sizes("heads", groups(profile)), sizes("ffn", neurons(profile)), strict=True)
-    return tuple(Block(heads, width) for heads, width in pairs)
+    first, last = (
+        block_of(profile, float(settings[f"heads_{end}"]), float(settings[f"ffn_{end}"]))
+        for end in ("first", "last")
+    )
+    depth = depth_of(profile, settings)
+    heads = tapered(first.groups, last.groups, depth, groups(profile))
+    widths = tapered(first.neurons, last.neurons, depth, neurons(profile))
+    return tuple(Block(*sizes) for sizes in zip(heads, widths, strict=True))
+
+
+def depth_knob(profile: Profile) -> OneOf:
+    """The share of the blocks that stay."""
+    return share_knob("depth", len(profile.layers), least=SHALLOWEST)
+
+
+def depth_of(profile: Profile, settings: Settings) -> int:
+    """Blocks that stay."""
+    return kept_of(len(profile.layers), float(settings["depth"]))
 
 
 def training_knobs(paper: Paper) -> tuple[Hyperparameter, ...]:
@@ -83,7 +103,7 @@ def training_knobs(paper: Paper) -> tuple[Hyperparameter, ...]:
     return (
         OneOf("smallest", (0.25, 0.5, 0.75), 0.25, ordered=True, still=True),
         Integer("random", 1, 4, 2, still=True),
-        OneOf("length", (1.0, 2.0, 4.0, 8.0), 1.0, ordered=True, still=True),
+        OneOf("length", (1.0, 2.0, 4.0), 1.0, ordered=True, still=True),
         Real("learning_rate", 2e-6, 2e-3, usual_peak(paper.profile.width), log=True, still=True),
     )
 
@@ -103,7 +123,7 @@ def objections(paper: Paper, blocks: Blocks, settings: Settings, targets: Target
         if min(sizes) < fewest:
             found.append(
                 f"a block of {min(sizes)} {what} is not in a super-network of smallest {share:g}, "
-                f"which has at least {fewest}; choose {fewest} or more, or a lower smallest"
+                f"which has at least {fewest}; choose larger shares, or a lower smallest"
             )
     return [*found, *_plain_class_refusals(paper, blocks, targets)]
 
@@ -129,13 +149,7 @@ def _plain_class_refusals(paper: Paper, blocks: Blocks, targets: Targets) -> lis
     reason = plain_objection(shrunk(paper.profile, blocks)) if "hf" in targets.formats else None
     if reason is None:
         return []
-    heads = whole_block(paper.profile).groups
     return [
         f"transformers' plain {paper.profile.family} class cannot hold the result ({reason}); "
-        f"choose {heads} groups of heads and one number of neurons in every block, or remove hf "
-        "from deploy"
+        "choose all heads and one share of neurons in every block, or remove hf from deploy"
     ]
-
-
-def _size(name: str, values: tuple[int, ...]) -> OneOf:
-    return OneOf(name, values, values[-1], ordered=True)

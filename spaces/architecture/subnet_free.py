@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from ..configuration import Settings
-from ..hyperparameter import Hyperparameter, OneOf
+from ..hyperparameter import Hyperparameter
 from ..paper import Paper
 from ..steps import Step
+from ..structure.counts import kept_of
+from ..structure.ffn import MULTIPLE
 from ..technique import Targets
-from .shapes import Block, Blocks, depths, groups, neurons
-from .subnet import Subnet, objections, steps, training_knobs
+from .shapes import Blocks, block_of, share_knob, whole_block
+from .subnet import Subnet, depth_knob, depth_of, objections, steps, training_knobs
 
 
 class SubnetFree:
@@ -28,35 +30,35 @@ class SubnetFree:
     source: ClassVar[str] = "arXiv 1908.09791, 2003.11142 (sandwich rule), 2405.10299 (the space)"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """Blocks; groups of heads and neurons of each; the training."""
-        profile = paper.profile
-        places = range(1, len(profile.layers) + 1)
-        heads, widths = groups(profile), neurons(profile)
+        """Shares: of the blocks; of groups of heads and neurons in each place; the training."""
+        whole = whole_block(paper.profile)
+        places = range(1, len(paper.profile.layers) + 1)
         return (
-            OneOf("depth", depths(profile), len(profile.layers), ordered=True),
-            *(OneOf(f"heads_{place}", heads, heads[-1], ordered=True) for place in places),
-            *(OneOf(f"ffn_{place}", widths, widths[-1], ordered=True) for place in places),
+            depth_knob(paper.profile),
+            *(share_knob(f"heads_{place}", whole.groups) for place in places),
+            *(share_knob(f"ffn_{place}", whole.neurons, MULTIPLE) for place in places),
             *training_knobs(paper),
         )
 
     def canonical(self, settings: Settings) -> Settings:
         """Places beyond the depth are written like the last that there is."""
-        depth, told = int(settings["depth"]), dict(settings)
-        for name in settings:
-            part, _, place = name.rpartition("_")
-            if part in ("heads", "ffn") and int(place) > depth:
-                told[name] = settings[f"{part}_{depth}"]
+        total = sum(name.startswith("heads_") for name in settings)
+        depth, told = kept_of(total, float(settings["depth"])), dict(settings)
+        for place in range(depth + 1, total + 1):
+            for part in ("heads", "ffn"):
+                told[f"{part}_{place}"] = settings[f"{part}_{depth}"]
         return told
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """No super-network of this model, or a sub-network that it does not hold."""
-        return objections(paper, _free(settings), settings, targets)
+        return objections(paper, _free(paper, settings), settings, targets)
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Order, Widen, Train, Extract."""
-        return steps(_free(settings), settings)
+        return steps(_free(paper, settings), settings)
 
 
-def _free(settings: Settings) -> Blocks:
-    places = range(1, int(settings["depth"]) + 1)
-    return tuple(Block(int(settings[f"heads_{p}"]), int(settings[f"ffn_{p}"])) for p in places)
+def _free(paper: Paper, settings: Settings) -> Blocks:
+    places = range(1, depth_of(paper.profile, settings) + 1)
+    shares = ((float(settings[f"heads_{p}"]), float(settings[f"ffn_{p}"])) for p in places)
+    return tuple(block_of(paper.profile, heads, ffn) for heads, ffn in shares)

@@ -53,7 +53,23 @@ TOGETHER = {
     "adapt, merge, narrow, recover": {
         "finetuning": ("lora", {}),
         "structure": ("width", {"when": "after"}),
-        "recovery": ("distil", {"hidden": "on"}),
+        "recovery": ("distil_layers", {}),
+    },
+    "train some elements, cut, round by what they are fed": {
+        "finetuning": ("fish", {}),
+        "structure": ("ffn", {"when": "after"}),
+        "precision": ("gptq", {}),
+    },
+    "a sub-network with zeros, folded and rounded": {
+        "architecture": ("subnet", {"depth": 0.625}),
+        "structure": ("sparsity", {"when": "after"}),
+        "precision": ("awq", {}),
+    },
+    "a sub-network, adapted, cut, taught by itself": {
+        "architecture": ("subnet", {"depth": 0.625, "ffn_first": 0.5}),
+        "finetuning": ("lora", {}),
+        "structure": ("heads", {"when": "after"}),
+        "recovery": ("distil_relations", {"teacher": "self"}),
     },
     "cut, train vectors, store small": {
         "structure": ("mixed", {"when": "before", "importance": "activations"}),
