@@ -190,6 +190,11 @@ def _device_problems(study: Study, known: Sequence[str]) -> Iterator[Problem]:
         yield Problem(
             ("settings", "device"), f"stands for a CPU, the workload's is {device}; drop it"
         )
+    for limit, known in (("kwh", False), ("usd", study.settings.usd_per_hour is not None)):
+        if getattr(study.budget, limit) is not None and not known:
+            message = f"cannot be counted on {device}: no table says what a GPU draws or costs; "
+            advice = "limit minutes" if limit == "kwh" else "set settings.usd_per_hour"
+            yield Problem(("budget", limit), message + advice)
     if engine.kind == "ray" and not (engine.per_trial and engine.per_trial.gpu):
         message = f"must set aside a GPU where workload.device is {device}; write {{gpu: 1}}"
         yield Problem(("engine", "per_trial"), message)

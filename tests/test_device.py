@@ -103,6 +103,13 @@ def test_the_driver_names_its_gpus_by_the_numbers_of_torch():
     assert read_driver(FakeLibrary()) == Driver((12, 8), (H100, L4))
 
 
+def test_an_old_driver_is_asked_in_its_own_words(monkeypatch):
+    ask = FakeLibrary.cuDeviceGetUuid_v2
+    monkeypatch.delattr(FakeLibrary, "cuDeviceGetUuid_v2")
+    monkeypatch.setattr(FakeLibrary, "cuDeviceGetUuid", ask, raising=False)
+    assert read_driver(FakeLibrary()).gpus == (H100, L4)
+
+
 @pytest.mark.parametrize("library", [FakeLibrary(failing=True), FakeLibrary(boards=())])
 def test_a_driver_that_shows_no_gpu_is_none(library):
     assert read_driver(library) is None
@@ -164,6 +171,8 @@ def test_a_study_for_a_gpu_that_is_not_here_is_refused_before_anything_is_read(n
             {"workload": {"device": "cuda"}, "settings": {"device": "server-cpu-thread"}},
             "stands for a CPU, the workload's is cuda; drop it",
         ),
+        ({"workload": {"device": "cuda"}, "budget": {"kwh": 1.0}}, "limit minutes"),
+        ({"workload": {"device": "cuda"}, "budget": {"usd": 1.0}}, "set settings.usd_per_hour"),
         (
             {"workload": {"device": "cuda"}, "engine": {"kind": "ray"}},
             "must set aside a GPU where workload.device is cuda",

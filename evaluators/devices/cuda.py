@@ -74,6 +74,8 @@ def _gpu(library: Any, index: int) -> Gpu:
     library.cuDeviceGet(ctypes.byref(handle), index)
     library.cuDeviceGetName(name, 256, handle)
     library.cuDeviceTotalMem_v2(ctypes.byref(size), handle)
-    # The second version names a part of a board by itself, whose energy NVML does not count.
-    library.cuDeviceGetUuid_v2(own, handle)
+    # The second version names a part of a board by itself, whose energy NVML does not count;
+    # drivers from before 2021 have the first alone.
+    ask = getattr(library, "cuDeviceGetUuid_v2", None) or library.cuDeviceGetUuid
+    ask(own, handle)
     return Gpu(index, name.value.decode(), size.value, f"GPU-{uuid.UUID(bytes=bytes(own))}")
