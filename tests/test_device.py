@@ -44,7 +44,7 @@ from paretune.spaces.runtimes.packed_layers import filled_product
 from paretune.spaces.runtimes.packed_module import packed_module, part_name
 from paretune.spaces.runtimes.packing import packed
 from paretune.spaces.specimen import MemoryBench
-from paretune.spaces.structure import importance
+from paretune.spaces.structure import importance, observe
 from paretune.spaces.task import Batch
 from paretune.spaces.technique import Targets
 from paretune.spaces.training import FinetuneStep
@@ -387,7 +387,7 @@ def asked(monkeypatch) -> list[str]:
         found.append(device)
         return computing_on(CPU, *modules)
 
-    for module in (trainer, importance):
+    for module in (trainer, observe):
         monkeypatch.setattr(module, "computing_on", noting)
     monkeypatch.setattr(trainer, "to_the_bit", lambda device: to_the_bit(CPU))
     return found
@@ -405,7 +405,7 @@ def test_training_and_its_teacher_go_to_the_bench_s_device(asked):
 
 
 def test_importance_looks_at_activations_on_the_bench_s_device(asked, monkeypatch):
-    monkeypatch.setattr(importance.torch, "device", lambda name: CPU)
+    monkeypatch.setattr(observe.torch, "device", lambda name: CPU)
     given = Candidate(build(PROFILE, seed=0), Paper(PROFILE))
     importance.block_influence(given, MemoryBench(given, device="cuda:3"))
     assert asked == ["cuda:3"]

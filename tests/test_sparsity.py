@@ -367,8 +367,8 @@ def test_the_file_is_smaller_and_answers_alike(family, form, pattern, tmp_path: 
     )
     made = replace(made, paper=replace(made.paper, profile=profile))
     answers = {}
-    for name, row in RUNTIMES.items():
-        folder = tmp_path / name
+    for name in ("eager", "onnxruntime"):
+        row, folder = RUNTIMES[name], tmp_path / name
         folder.mkdir()
         row.steps(made.paper, {})[0].deploy(made, folder, MemoryBench(made))
         runner = open_artifact(folder)

@@ -25,7 +25,7 @@ from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .compiler import compiler_problem, compiler_version
 from .payload import payload_bytes
-from .refusals import beside_refusals, unheld, unlike_adapters
+from .refusals import adapter_refusals, beside_refusals, unheld, unlike_adapters
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -95,6 +95,7 @@ class Compiled:
         return [
             *unheld(profile, self.holds, self.name),
             *unlike_adapters(profile),
+            *adapter_refusals(profile),
             *beside_refusals(profile, targets),
             *_nothing_compiles(targets.device),
         ]
