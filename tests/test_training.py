@@ -436,8 +436,7 @@ def test_vectors_are_not_decayed_whatever_their_shape():
         "bias": nn.Parameter(torch.ones(4)),
         "matrix": nn.Parameter(torch.ones(4, 4)),
     }
-    recipe = replace(RECIPE, weight_decay=0.1, learning_rate=0.1)
-    optimizer = _optimizer(weights, weights, recipe)
+    optimizer = _optimizer(weights, weights, replace(RECIPE, weight_decay=0.1, learning_rate=0.1))
     for weight in weights.values():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()

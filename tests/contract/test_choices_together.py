@@ -76,6 +76,17 @@ TOGETHER = {
         "finetuning": ("ia3", {}),
         "precision": ("int4", {}),
     },
+    "train some elements, cut, recover": {
+        "finetuning": ("fish", {}),
+        "structure": ("ffn", {"when": "after"}),
+        "recovery": ("finetune", {}),
+    },
+    "cut, set bottlenecks behind, store small": {
+        "structure": ("heads", {"when": "before"}),
+        "finetuning": ("bottleneck", {}),
+        "precision": ("int8", {}),
+    },
+    "turn, merge, requantise": {"finetuning": ("dora", {}), "precision": ("int4", {})},
 }
 FAMILIES = {"bert": "classification", "llama": "language-modelling"}
 JUDGED = [check for check in CHECKS if "refusals" not in check and "knobs" not in check]
