@@ -54,7 +54,8 @@ class Hqq:
     """int4 or int3 with scales fitted by half-quadratic splitting (HQQ); reads no data.
 
     Bytes and speed are those of round to nearest. HQQ stores a zero as a real number; ours is a
-    whole number of four bits, so the scale is fitted instead, and gains are smaller.
+    whole number of four bits, so the scale is fitted instead. That gains little: on a sentence
+    encoder an error of .219 instead of .229 with 4 bits, where gptq reaches .121.
     """
 
     name: ClassVar[str] = "hqq"
