@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from ..evaluators.catalogue import metrics
@@ -22,7 +23,10 @@ def example_paper() -> Paper:
 
 
 def technique_rows() -> list[dict[str, Any]]:
-    """One row a technique: slot, name, what it moves, its knobs, its source, what it does."""
+    """One row a technique: slot, name, what it moves, its knobs, its source, what it does.
+
+    `more` holds the further paragraphs of its docstring: limits, and what it does not bring.
+    """
     rows = []
     for slot in slots().values():
         for name, technique in slot.techniques.items():
@@ -34,7 +38,8 @@ def technique_rows() -> list[dict[str, Any]]:
                     "moves": sorted(technique.moves),
                     "knobs": {knob.name: _knob(knob) for knob in knobs},
                     "source": technique.source,
-                    "what": _first_line(technique),
+                    "what": _paragraphs(technique)[0],
+                    "more": _paragraphs(technique)[1:],
                 }
             )
     return rows
@@ -43,8 +48,21 @@ def technique_rows() -> list[dict[str, Any]]:
 def techniques_in_short() -> list[dict[str, Any]]:
     """The same for the terminal: knobs by name alone."""
     names = ("slot", "method", "knobs", "what")
-    rows = [{**row, "knobs": list(row["knobs"])} for row in technique_rows()]
+    rows = [{**row, "knobs": list(gathered(row["knobs"]))} for row in technique_rows()]
     return [{name: row[name] for name in names} for row in rows]
+
+
+def gathered(knobs: Mapping[str, str]) -> dict[str, str]:
+    """Knobs that repeat over layers, `heads_1`, `heads_2`, ..., in one line from first to last.
+
+    >>> gathered({"depth": "a share", "heads_1": "a count", "heads_2": "a count"})
+    {'depth': 'a share', 'heads_1 to heads_2': 'a count'}
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, what in knobs.items():
+        groups.setdefault((name.rstrip("0123456789"), what), []).append(name)
+    ends = {key: [*dict.fromkeys((names[0], names[-1]))] for key, names in groups.items()}
+    return {" to ".join(ends[key]): key[1] for key in groups}
 
 
 def metric_rows() -> list[dict[str, Any]]:
@@ -94,5 +112,7 @@ def _knob(knob: Hyperparameter) -> str:
     return f"{allowed(knob)} (default {knob.default}{stays})"
 
 
-def _first_line(technique: object) -> str:
-    return (inspect.getdoc(type(technique)) or "").split("\n\n")[0].replace("\n", " ")
+def _paragraphs(technique: object) -> list[str]:
+    """A technique's docstring, each paragraph in one line."""
+    text = inspect.getdoc(type(technique)) or ""
+    return [" ".join(part.split()) for part in text.split("\n\n")]
