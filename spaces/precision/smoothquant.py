@@ -70,8 +70,9 @@ class SmoothQuant:
     """int8 with outliers of the activations moved into the weights beforehand (SmoothQuant).
 
     Bytes and speed are those of int8; activations are still rounded as they come, not with ranges
-    fixed beforehand. Only exact folds are used: in BERT and its kin that is between value and
-    output alone, where there is little to gain.
+    fixed beforehand. It helps where all tokens share a scale, as in ONNX Runtime; eager rounds each
+    token by itself and gains nothing. Only exact folds are used: in BERT and its kin that is
+    between value and output alone, where there is little to gain.
     """
 
     name: ClassVar[str] = "smoothquant"
