@@ -190,8 +190,8 @@ def _device_problems(study: Study, known: Sequence[str]) -> Iterator[Problem]:
         yield Problem(
             ("settings", "device"), f"stands for a CPU, the workload's is {device}; drop it"
         )
-    for limit, known in (("kwh", False), ("usd", study.settings.usd_per_hour is not None)):
-        if getattr(study.budget, limit) is not None and not known:
+    for limit, told in (("kwh", False), ("usd", study.settings.usd_per_hour is not None)):
+        if getattr(study.budget, limit) is not None and not told:
             message = f"cannot be counted on {device}: no table says what a GPU draws or costs; "
             advice = "limit minutes" if limit == "kwh" else "set settings.usd_per_hour"
             yield Problem(("budget", limit), message + advice)

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch._inductor.config as inductor
+from torch import nn
 
 from ..task import Batch
 from .eager_runner import EagerRunner
@@ -37,7 +38,7 @@ class CompiledRunner(EagerRunner):
         torch.compiler.reset()
         module = cast(Any, self._module)
         module.config.use_cache = False
-        self._module = torch.compile(module, fullgraph=True, dynamic=True)
+        self._module = cast(nn.Module, torch.compile(module, fullgraph=True, dynamic=True))
 
     def generate(self, batch: Batch, tokens: int) -> np.ndarray:
         """Greedy continuation: `(b, tokens)`; the whole text is read anew for every token."""
