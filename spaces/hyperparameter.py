@@ -66,9 +66,9 @@ def narrow(knob: Hyperparameter, wanted: object) -> Hyperparameter:
         ValueError: outside what the knob allows; the message says what is allowed.
 
     >>> narrow(Integer("rank", 1, 64, 8, log=True), [2, 16])
-    Integer(name='rank', low=2, high=16, default=8, log=True)
+    Integer(name='rank', low=2, high=16, default=8, log=True, still=False)
     >>> narrow(Integer("rank", 1, 64, 8), 4)
-    OneOf(name='rank', values=(4,), default=4, ordered=True)
+    OneOf(name='rank', values=(4,), default=4, ordered=True, still=False)
     """
     if isinstance(wanted, dict):
         if set(wanted) != {"values"} or not wanted["values"]:

@@ -27,6 +27,7 @@ from .shapes import (
     Block,
     Blocks,
     block_of,
+    bounds,
     groups,
     neurons,
     refusals,
@@ -114,8 +115,7 @@ def objections(paper: Paper, blocks: Blocks, settings: Settings, targets: Target
     if found:
         return found
     share = float(settings["smallest"])
-    least = _widen(settings).on_paper(paper).recipe.elastic
-    assert least is not None
+    least = bounds(paper.profile, share, int(settings["random"]))
     for what, sizes, fewest in (
         ("groups of heads", [block.groups for block in blocks], least.groups),
         ("neurons", [block.neurons for block in blocks], least.neurons),
