@@ -11,19 +11,25 @@ import numpy as np
 import pytest
 import torch
 from paretune.errors import DataError, StepFailed
+from paretune.search.stages import StageStore
+from paretune.search.workshop import Workshop
 from paretune.spaces.candidate import Candidate, load_candidate, save_candidate
+from paretune.spaces.configuration import Choice, Configuration
 from paretune.spaces.finetuning import TABLE
 from paretune.spaces.finetuning.fish import ChooseElements
 from paretune.spaces.finetuning.fisher import fisher_information, most_informed
+from paretune.spaces.load import Load
 from paretune.spaces.losses import task_loss
+from paretune.spaces.lower import Subject, lower
 from paretune.spaces.masks import places_in
+from paretune.spaces.models import inspect_model, profile_of
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import parameters, trainable_parameters
 from paretune.spaces.recipe import Mask, Recipe
 from paretune.spaces.recovery.amend import Shorten
 from paretune.spaces.steps import Phase, Train
-from paretune.spaces.task import trimmed
-from paretune.spaces.testing import MemoryBench
+from paretune.spaces.task import Items, Task, trimmed
+from paretune.spaces.testing import MemoryBench, random_items
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -204,6 +210,32 @@ def test_a_masked_recipe_survives_json_and_counts():
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     assert not recipe.mask.covers("head.weight")
     assert recipe.mask.covers("body.weight")
+
+
+def test_a_search_stores_the_mask_and_its_rungs_go_on_with_it(tiny_models, tmp_path):
+    source = inspect_model(str(tiny_models["bert"]))
+    profile = profile_of(source, "classification", 3)
+    drawn = random_items(profile, 8, 8, seed=0)
+    items = Items(drawn.input_ids, drawn.attention_mask, drawn.labels, drawn.items)
+    task = Task("made up", "classification", ("a", "b", "c"), 8, {"train": items}, "d", 0)
+    recipe = Recipe(train_items=8, epochs=4, batch=4)
+    known = {"model": "m", "train": "t"}
+    subject = Subject(Load(source, profile), profile, recipe, known, rungs=(0.5, 1.0))
+    chosen = Choice.of("fish", density=0.02, items=4, learning_rate=1e-2)
+    graph = lower(Configuration.of(finetuning=chosen), subject)
+    choose, half, whole = graph.nodes[1:4]
+    assert (choose.step.name, half.until_step, whole.until_step) == ("fish.choose", 4, 8)
+    other = Choice.of("fish", density=0.02, items=4, learning_rate=1e-3)
+    assert choose.key in lower(Configuration.of(finetuning=other), subject).keys
+    store = StageStore(tmp_path, limit_bytes=10**9)
+    found = [Workshop(graph, store, task, 0).candidate(n.key) for n in (choose, half, whole)]
+    assert found[2].train_state is None  # nothing goes on from there
+    masks = [places(candidate) for candidate in found[:2]]
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+    before, after = flat(found[0]), flat(found[2])
+    moved = {name: torch.nonzero(before[name] != after[name]).flatten() for name in masks[0]}
+    assert all(set(moved[n].tolist()) <= set(masks[0][n].tolist()) for n in moved)
+    assert any(map(len, moved.values()))
 
 
 def test_the_count_on_paper_needs_no_weights(tiny_models):
