@@ -101,9 +101,9 @@ class Lowered:
 
     def __init__(self, path: Walk) -> None:
         self.path = path
-        first, last = path.moves[0].after.profile, path.paper.profile
-        # What is made of the same weights, if other ones in value, costs the same.
-        still = {"parameters", "flops"} if first.weights() == last.weights() else set()
+        shapes = {move.after.profile.weights() for move in path.moves}
+        # What is made of the same weights all along, if other ones in value, costs the same.
+        still = {"parameters", "flops"} if len(shapes) == 1 else set()
         self.moves = frozenset(OBSERVABLES) - still
 
     def hyperparameters(self, paper):
