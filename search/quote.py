@@ -37,7 +37,7 @@ SAMPLE: Final = 200
 REACHED: Final = (0.15, 0.6)
 """Share of a processor's matrix-product rate that training a transformer reaches, low and high."""
 
-REACHED_ON_GPU: Final = (0.002, 0.5)
+REACHED_ON_GPU: Final = (0.01, 0.5)
 """The same of a GPU, which a small model keeps waiting for the next kernel: docs/log.md."""
 
 JUDGING_SECONDS: Final = (2.0, 8.0)
