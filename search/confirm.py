@@ -1,14 +1,15 @@
 """Confirmation: the finished front seen once on the test split, and again under new seeds.
 
 Test figures are taken once, for the front that the validation split decided, never to decide it.
-The recommended point alone is made anew under further seeds: a lucky seed shows. The baseline and
-the rest of the front are judged under the study's own seed, so that all answer the same items.
+The baseline and the front are judged under the study's own seed, so that all answer the same items.
+Then the point that is recommended, of those that keep the limits there too, is made anew under
+further seeds: a lucky seed shows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ import numpy as np
 from .driver import Done, Wait
 from .pareto import contributions, just_beyond
 from .records import TRANSIENT, Ask, Record, State
-from .select import current_front, recommend
+from .run import read_run
+from .select import current_front, recommend, recommendation
 from .storage import StudyStorage
 
 if TYPE_CHECKING:
@@ -31,10 +33,18 @@ class Confirmer:
         storage: the run's records.
         wanted: (trial, seed) pairs; those already stored are not made again.
         rung: the last.
+        further: more pairs, asked once all of the wanted are stored.
     """
 
-    def __init__(self, storage: StudyStorage, wanted: Sequence[tuple[int, int]], rung: int) -> None:
+    def __init__(
+        self,
+        storage: StudyStorage,
+        wanted: Sequence[tuple[int, int]],
+        rung: int,
+        further: Callable[[], Sequence[tuple[int, int]]] = tuple,
+    ) -> None:
         self.wanted = tuple(wanted)
+        self._further: Callable[[], Sequence[tuple[int, int]]] | None = further
         self._storage = storage
         self._rung = rung
         self._busy: set[tuple[int, int]] = set()
@@ -48,7 +58,12 @@ class Confirmer:
             self._busy.add((number, seed))
             trial, attempt = self._storage.records[number], self._attempts[number, seed]
             return Ask(number, trial.configuration, self._rung, seed, "confirm", attempt)
-        return Wait() if self._busy else Done("the front is confirmed")
+        if self._busy:
+            return Wait()
+        if self._further is None:
+            return Done("the front is confirmed")
+        self.wanted, self._further = (*self.wanted, *self._further()), None
+        return self.next()
 
     def prior(self, ask: Ask) -> Record | None:
         """A repeat starts from nothing but its ask."""
@@ -77,10 +92,9 @@ class Confirmer:
 
 
 def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
-    """What is to be repeated: (trial, seed), what takes longest first.
+    """What is to be seen on the test split: (trial, the study's seed).
 
-    The recommended point under `confirm.seeds` further seeds; then the baseline and the front of
-    final trials that keep every limit, under the study's own seed.
+    The baseline, and the front of final trials that keep every limit.
     """
     study, front = knowledge.study, current_front(knowledge)
     if not any(record.purpose == "search" for record in front.judged):
@@ -93,5 +107,13 @@ def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
     final = [r for r in knowledge.storage.records.values() if r.state == "final"]
     baseline = [record.number for record in final if record.purpose == "baseline"]
     numbers = dict.fromkeys([*baseline, chosen, *(front.judged[i].number for i in rows)])
-    again = [(chosen, study.seed + 1 + i) for i in range(study.confirm.seeds)]
-    return [*again, *((number, study.seed) for number in numbers)]
+    return [(number, study.seed) for number in numbers]
+
+
+def further_seeds(knowledge: Knowledge) -> list[tuple[int, int]]:
+    """The point that is recommended now, under each of `confirm.seeds` further seeds."""
+    study = knowledge.study
+    chosen, _ = recommendation(read_run(knowledge.storage.folder))
+    if chosen is None:
+        return []
+    return [(chosen.number, study.seed + 1 + i) for i in range(study.confirm.seeds)]

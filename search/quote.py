@@ -102,9 +102,10 @@ def quote(study: Study) -> dict[str, Any]:
     graphs = [lookup.graph(c) for c in legal]
     trainings = _trainings(study, legal, lookup, trials)
     tokens = material.task.max_length
-    long = [cost for g in graphs if (cost := _training_flops(g, tokens, long=True))]
-    flops = _training_flops(base, tokens, long=True) + (trainings - 1) * _mean(long)
-    flops += trials * _mean([_training_flops(g, tokens, long=False) for g in graphs])
+    own, recoveries = _training_flops([base], tokens), _training_flops(graphs, tokens)
+    long = [cost for name, cost in recoveries.items() if name and name not in own]
+    flops = sum(own.values()) + (trainings - 1) * _mean(long)
+    flops += trials * recoveries.get(None, 0.0) / len(graphs)
     items = len(material.task.splits["validation"])
     flops += trials * forward_flops(subject.profile, items, tokens)
     device = study.workload.spec().torch_device
@@ -187,13 +188,14 @@ def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, tri
     return 1 + len(seen) if limit is None else min(limit, 1 + len(seen))
 
 
-def _training_flops(graph: Graph, tokens: int, *, long: bool) -> float:
-    total = 0.0
-    for node in graph.trained:
-        if (node.training is not None) == long:
-            recipe = node.before.recipe
-            total += step_flops(node.before, recipe.batch, tokens) * recipe.total_steps
-    return total
+def _training_flops(graphs: Sequence[Graph], tokens: int) -> dict[str | None, float]:
+    """Of each long training by its name, which graphs share; of all recoveries together: None."""
+    found: dict[str | None, float] = {}
+    for node in (node for graph in graphs for node in graph.trained):
+        recipe = node.before.recipe
+        cost = step_flops(node.before, recipe.batch, tokens) * recipe.total_steps
+        found[node.training] = cost + (0.0 if node.training else found.get(None, 0.0))
+    return found
 
 
 def _disk(trainings: int, trials: int, graphs: Sequence[Graph], low: bool) -> float:

@@ -26,7 +26,7 @@ from .budget import Tariff, bill
 from .holder import alive
 from .records import Record
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of what a run folder and its study hold; another version is refused, never guessed."""
 
 DAMAGED: Final = "it must hold `format`, `name` and `storage`; put it back from a copy of the run"

@@ -1,7 +1,8 @@
 """Selection: the best point under given limits, from what is stored, and why in one sentence.
 
 The baseline is a rival: a trial that it dominates is not chosen, and where no trial is better than
-it at anything, the baseline is the choice and the sentence says so.
+it at anything, the baseline is the choice and the sentence says so. A trial that was confirmed and
+does not keep a limit on the test split comes after all that do.
 """
 
 from __future__ import annotations
@@ -83,13 +84,15 @@ def select(
         reasons = ", ".join(f"{count} {reason}" for reason, count in front.excluded.items())
         raise StudyError(f"no trial can be judged: {reasons}; ask for other metrics")
     order = best_first(front, prefer)
+    broken = {r.number: broken_when_confirmed(run, r.number, asked) for r in order}
+    order.sort(key=lambda record: bool(broken[record.number]))
     chosen = order[0]
     found = () if chosen.purpose == "baseline" else _comparisons(run, chosen, needed)
     return Selection(
         number=chosen.number,
         record=chosen,
         sentence=_sentence(run, chosen, found, limits, kept, prefer)
-        + _warning(broken_when_confirmed(run, chosen.number, asked)),
+        + _warning(broken[chosen.number]),
         limits=limits,
         comparisons=found,
         kept=kept,

@@ -20,7 +20,7 @@ from ..spaces.configuration import Configuration
 from ..spaces.space import Space
 from .adjust import adjusted
 from .against import Z95
-from .confirm import Confirmer, confirmations
+from .confirm import Confirmer, confirmations, further_seeds
 from .driver import Done, Driver, Source
 from .engines.attempt import Work
 from .engines.local import INTERRUPTED, run_here, run_processes
@@ -165,9 +165,13 @@ def _search(
             if evaluate is None:
                 wanted = confirmations(knowledge)
                 if wanted:
-                    text = f"confirming the front: {len(wanted)} repeats on the test split"
+                    text = (
+                        f"confirming the front: {len(wanted)} points on the test split, then the "
+                        f"recommended one under further seeds ({study.confirm.seeds})"
+                    )
                     listen(Event("message", text))
-                confirmer = Confirmer(storage, wanted, len(study.fidelity.rungs) - 1)
+                top = len(study.fidelity.rungs) - 1
+                confirmer = Confirmer(storage, wanted, top, lambda: further_seeds(knowledge))
                 stopped = _run(confirmer, work, study, listen, here=False)
                 ended = stopped if stopped is INTERRUPTED else ended
     storage.note("ended", None if ended is INTERRUPTED else ended.reason)

@@ -21,9 +21,9 @@ from .study_yaml import Problem, Way
 if TYPE_CHECKING:
     from .study import Study
 
-_LAYER = Layer(Attention(128, 128, 128), FeedForward(65_536))
+_LAYER = Layer(Attention(192, 192, 128), FeedForward(65_536))
 LARGEST = Paper(
-    Profile("bert", 16_384, 300_000, 1_000_000, 2, (_LAYER,) * 256, Head("classification", 2))
+    Profile("bert", 24_576, 300_000, 1_000_000, 2, (_LAYER,) * 256, Head("classification", 2))
 )
 """A model for which knobs have their widest ranges.
 

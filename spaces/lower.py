@@ -275,6 +275,7 @@ def _top(subject: Subject) -> int:
 def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
     nodes: list[Node] = []
     inputs: tuple[Key, ...] = ()
+    line: tuple[Key, ...] = ()  # what `inputs` would be if trainings had one rung
     own: tuple[Key, ...] = ()  # the candidate as its last long training left it
     trained = False
     for move in path.moves:
@@ -290,7 +291,7 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
                 nodes = list({node.key: node for node in [*made, *nodes]}.values())
                 extra = (made[-1].key,)
                 move = _with_teacher(move, made[-1].key)
-            name = _key(move, (*inputs, *extra), subject) if _is_long(move) else None
+            name = _key(move, (*line, *extra), subject) if _is_long(move) else None
             shares = subject.rungs[rung if trained else 0 : rung + 1]
             steps = (math.ceil(share * move.before.recipe.total_steps) for share in shares)
             for until in dict.fromkeys(steps):  # two rungs of as many steps are one stage
@@ -298,11 +299,13 @@ def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
                 nodes.append(replace(node, training=name))
                 inputs = (node.key,)
             own = inputs if _is_long(move) else own
+            line = (name,) if name else line
             trained = True
         elif kind in ("change", "deploy"):
             node = _node(move, inputs, subject)
             nodes.append(node)
             inputs = (node.key,)
+            line = (_key(move, line, subject),) if trained else inputs
             own = own or inputs
     return nodes
 

@@ -14,7 +14,7 @@ from paretune.evaluators.measurement import Measurement, missing
 from paretune.evaluators.metric import StageCost
 from paretune.search.budget import Tariff
 from paretune.search.records import Failure, Record, Rung
-from paretune.search.run import Header, ObjectiveRow, Run, read_run
+from paretune.search.run import FORMAT, Header, ObjectiveRow, Run, read_run
 from paretune.spaces.configuration import Choice, Configuration
 
 BASELINE = Configuration.of(finetuning=Choice.of("full", learning_rate=5e-5))
@@ -199,7 +199,7 @@ def data(trials: int = 60, seed: int = 0, confirmed: tuple[int, ...] = ()) -> di
         "constraints": ["accuracy >= 0.9 * baseline"],
     }
     return {
-        "format": 1, "stamp": [], "header": header().to_json(), "notes": notes,
+        "format": FORMAT, "stamp": [], "header": header().to_json(), "notes": notes,
         "records": [r.to_json() for r in records], "confirmations": repeats,
         "spent_seconds": 21.0 * trials,
     }  # fmt: skip
@@ -215,7 +215,7 @@ ENVIRONMENT = {
 def run_folder(folder: Path, **settings) -> Path:
     """A run folder with a snapshot that is fresh, and no database."""
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"format": 1, "name": "minilm-docstrings", "storage": "sqlite:///study.db"}
+    about = {"format": FORMAT, "name": "minilm-docstrings", "storage": "sqlite:///study.db"}
     (folder / "run.json").write_text(json.dumps(about))
     (folder / "snapshot.json").write_text(json.dumps(data(**settings)))
     (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))

@@ -26,7 +26,7 @@ from paretune.reports.export.target import Closeness
 from paretune.reports.export.targets import default_target
 from paretune.reports.export.usage import hf_usage, native_usage
 from paretune.search.records import Ask, Failure, Record, State
-from paretune.search.run import Header, write_json
+from paretune.search.run import FORMAT, Header, write_json
 from paretune.search.study import Study
 from paretune.search.trial import Laboratory
 from paretune.spaces.configuration import Choice, Configuration
@@ -78,7 +78,9 @@ class Bed:
             }
         )
         (folder / "study.yaml").write_text(self.study.dump_yaml())
-        write_json(folder / "run.json", {"format": 1, "name": "x", "storage": "sqlite:///study.db"})
+        write_json(
+            folder / "run.json", {"format": FORMAT, "name": "x", "storage": "sqlite:///study.db"}
+        )
         self.numbers: dict[str, str] = {}
         self.records: list[Record] = []
 
@@ -114,7 +116,7 @@ class Bed:
             self.folder / "snapshot.json",
             {
                 "stamp": [],
-                "format": 1,
+                "format": FORMAT,
                 "header": header.to_json(),
                 "notes": {},
                 "records": [record.to_json() for record in self.records],

@@ -28,6 +28,7 @@ from paretune.spaces.profile import parameters, trainable_parameters
 from paretune.spaces.recipe import Mask, Recipe
 from paretune.spaces.recovery.amend import Shorten
 from paretune.spaces.steps import Phase, Train
+from paretune.spaces.structure.sparsity import ZeroSmallest
 from paretune.spaces.task import Items, Task, trimmed
 from paretune.spaces.testing import MemoryBench, random_items
 from torch import Tensor
@@ -246,3 +247,15 @@ def test_the_count_on_paper_needs_no_weights(tiny_models):
     body = parameters(paper.profile) - head
     assert paper.trainable_parameters == head + round(0.1 * body)
     assert defaults(FISH, paper)["density"] == 5e-3
+
+
+def test_elements_that_are_held_at_zero_are_not_chosen(tiny_models: dict[str, Path]):
+    start = given(tiny_models["bert"])
+    bench = MemoryBench(start)
+    sparse = ZeroSmallest(0.5).apply(start, bench, 0)
+    chosen = ChooseElements(0.02, 4).apply(sparse, MemoryBench(sparse), 0)
+    found = places(chosen)
+    assert sum(map(len, found.values()))
+    for name, free in sparse.masks.items():
+        if name in found:
+            assert bool(free.flatten()[found[name]].all()), name

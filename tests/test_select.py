@@ -67,6 +67,22 @@ def test_the_knee_of_the_front_is_chosen_without_a_wish(run):
     assert chosen.kept == 4
 
 
+def test_a_trial_that_breaks_a_limit_as_confirmed_comes_after_those_that_keep_it(run, monkeypatch):
+    monkeypatch.setattr(
+        "paretune.search.select.broken_when_confirmed",
+        lambda run, number, limits: ("accuracy >= 0.9",) if number == 2 else (),
+    )
+    chosen = select(run)
+    assert chosen.number in {1, 3}
+    assert chosen.rivals[-1] == 2
+    assert "does not keep" not in chosen.sentence
+    monkeypatch.setattr(
+        "paretune.search.select.broken_when_confirmed", lambda *_: ("accuracy >= 0.9",)
+    )
+    assert select(run).number == 2
+    assert "does not keep accuracy >= 0.9" in select(run).sentence
+
+
 def test_a_preferred_metric_is_what_the_choice_is_best_at(run):
     assert select(run, prefer="accuracy").number == 1
     assert select(run, prefer="model_bytes").number == 3

@@ -18,7 +18,7 @@ from paretune.errors import BadRequest, RunError, StudyError, WorkFailed
 from paretune.evaluators.energy import meters
 from paretune.search.adjust import adjusted
 from paretune.search.records import Ask, Record
-from paretune.search.run import LOCAL_STORAGE, read_run, write_json
+from paretune.search.run import FORMAT, LOCAL_STORAGE, read_run, write_json
 from paretune.search.session import go_on, start
 from paretune.search.storage import StudyStorage, connect
 from paretune.search.study import Study, load_study
@@ -283,7 +283,7 @@ def test_a_run_that_died_before_it_began_is_given_to_search_again(
     run = tmp_path / "run"
     run.mkdir()
     name = Path(study["model"]).name
-    write_json(run / "run.json", {"format": 1, "name": name, "storage": LOCAL_STORAGE})
+    write_json(run / "run.json", {"format": FORMAT, "name": name, "storage": LOCAL_STORAGE})
     connect(run, LOCAL_STORAGE)
     for look in (go_on, read_run):
         with pytest.raises(RunError, match="died before it began; give its study to `paretune"):
@@ -398,14 +398,16 @@ def finished(study: dict[str, Any], tmp_path: Path) -> Iterator[Repeats]:
 def test_the_front_and_the_baseline_are_confirmed_once_and_the_choice_under_a_new_seed(
     finished: Repeats,
 ):
-    from paretune.search.confirm import Confirmer, confirmations
+    from paretune.search.confirm import Confirmer, confirmations, further_seeds
     from paretune.search.driver import Done
 
     wanted = confirmations(finished)  # type: ignore[arg-type]
     assert (0, 0) in wanted
-    assert [seed for _, seed in wanted].count(1) == 1
+    assert {seed for _, seed in wanted} == {0}
     assert len(wanted) == len(set(wanted))
-    confirmer = Confirmer(finished.storage, wanted, 0)
+    further = further_seeds(finished)  # type: ignore[arg-type]
+    assert [seed for _, seed in further] == [1]
+    confirmer = Confirmer(finished.storage, wanted, 0, lambda: further)
     made = []
     while isinstance(ask := confirmer.next(), Ask):
         made.append((ask.number, ask.seed))
@@ -413,7 +415,7 @@ def test_the_front_and_the_baseline_are_confirmed_once_and_the_choice_under_a_ne
         prior = confirmer.prior(ask)
         assert prior is not None
         confirmer.tell(prior)
-    assert made == wanted
+    assert made == [*wanted, *further]
     again = Confirmer(finished.storage, confirmations(finished), 0)  # type: ignore[arg-type]
     assert isinstance(again.next(), Done)
 

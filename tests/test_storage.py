@@ -16,7 +16,7 @@ from paretune.search.driver import Driver
 from paretune.search.engines.local import run_here
 from paretune.search.lease import STALE_SECONDS
 from paretune.search.records import Record
-from paretune.search.run import read_run
+from paretune.search.run import FORMAT, read_run
 from paretune.search.storage import StudyStorage, differences, move
 
 HERE = Path(__file__).parent
@@ -384,7 +384,7 @@ def test_a_driver_that_is_refused_leaves_the_header_alone(toy, tmp_path):
     assert read_run(tmp_path / "run").study["budget"] == {"trials": 8}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[1]", f'{{"format": {FORMAT}}}'])
 def test_a_damaged_run_file_is_named(toy, tmp_path, text):
     toy.finish(tmp_path / "run")
     (tmp_path / "run/run.json").write_text(text)

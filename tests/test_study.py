@@ -225,6 +225,11 @@ def test_wrong_overrides_are_named(tmp_path: Path, override: str, message: str) 
         _load(tmp_path, TEXT, override)
 
 
+def test_a_number_of_relation_heads_that_some_models_have_may_be_named(tmp_path: Path) -> None:
+    relations = "{methods: [none, distil_relations], distil_relations: {relation_heads: 12}}"
+    _load(tmp_path, _swap("  structure:", f"  recovery: {relations}\n  structure:"))
+
+
 def test_all_problems_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
     text = _swap("  batch: 2", "  bach: 2").replace("trials: 12", "trails: 12")
     with pytest.raises(StudyError) as caught:

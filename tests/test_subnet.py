@@ -478,3 +478,25 @@ def test_the_whole_network_may_teach_what_was_cut_out_of_it(subject):
         architecture=chosen(subject, "architecture", "subnet"), recovery=taught
     )
     assert "nothing was cut" in walk(all_of_it, subject).objections[0]
+
+
+def test_a_fine_tuning_behind_a_super_network_has_one_name_at_every_rung():
+    from paretune.benchmarks.paper import Given, profile_named
+    from paretune.spaces.lower import Subject, lower, trainings, walk
+    from paretune.spaces.slots import slots
+
+    recipe = Recipe(trainable=("*",), train_items=120, epochs=2)
+    digests = dict.fromkeys(("model", "train", "calibration"), "0")
+    subject = Subject(Given(), profile_named("minilm"), recipe, digests, rungs=(0.25, 1.0))
+    chosen = {
+        slot: Choice.of(
+            method,
+            **{k.name: k.default for k in slots()[slot].technique(method).hyperparameters(paper)},
+        )
+        for paper in [subject.paper]
+        for slot, method in (("architecture", "subnet"), ("finetuning", "full"))
+    }
+    configuration = Configuration.of(**chosen)
+    names = [lower(configuration, subject, rung).trainings for rung in (0, 1)]
+    assert len(names[0]) == 2
+    assert names[0] == names[1] == trainings(walk(configuration, subject), subject)

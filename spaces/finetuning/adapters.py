@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
 
@@ -149,9 +149,9 @@ class Merge:
         return _readdressed(candidate, module, paper)
 
 
-def fills_zeros(paper: Paper, settings: Settings) -> list[str]:
-    """Why an adapter that adds to the weights may not be merged into this model."""
-    if not paper.profile.sparsity or settings["merge"] != "merge":
+def fills_zeros(paper: Paper, settings: Settings, matrices: Iterable[Weight]) -> list[str]:
+    """Why an adapter that adds to these matrices may not be merged into them."""
+    if settings["merge"] != "merge" or not any(map(paper.profile.zeros, matrices)):
         return []
     return [
         "merging fills the zeros of sparse matrices; choose merge: keep, or remove weights after "

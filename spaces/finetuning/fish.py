@@ -63,6 +63,9 @@ class ChooseElements:
         mask = mask_over(profile, self.density)
         scores = fisher_information(candidate.module, profile, mask, bench, self.items, seed)
         count = mask.count(sum(score.numel() for score in scores.values()))
+        for name, free in candidate.masks.items():
+            if name in scores:  # what may not move is chosen last
+                scores[name] = scores[name].masked_fill(~free, -1.0)
         return replace(candidate, train_state=masked_state(most_informed(scores, count)))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import DataError, StepFailed
 from ..batching import inputs_of
-from ..device import CPU, computing_on
+from ..device import CPU, computing_on, to_the_bit
 from ..families import family_of
 from ..losses import task_loss
 from ..profile import Profile
@@ -51,7 +51,7 @@ def fisher_information(
     scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     order = derived_seed("fisher", seed)
     seen = 0
-    with computing_on(bench.device, module):
+    with computing_on(bench.device, module), to_the_bit(bench.device):
         for full in islice(bench.batches("train", batch=1, seed=order), items):
             bench.training_turn()
             item = trimmed(full)

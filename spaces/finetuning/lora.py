@@ -115,8 +115,9 @@ def targeted(profile: Profile, settings: Settings) -> dict[str, Weight]:
 
 def not_adaptable(paper: Paper, settings: Settings) -> list[str]:
     """Why the matrices that shall be adapted cannot be: there are none, or zeros would fill."""
-    if targeted(paper.profile, settings):
-        return fills_zeros(paper, settings)
+    matrices = targeted(paper.profile, settings)
+    if matrices:
+        return fills_zeros(paper, settings, matrices.values())
     return [f"no layer has {settings['targets']}; choose other targets"]
 
 

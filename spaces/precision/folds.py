@@ -71,7 +71,13 @@ def fold_objections(paper: Paper) -> list[str]:
 
 def has_folds(profile: Profile) -> bool:
     """Whether there is an exact fold anywhere."""
-    return any(folds_of(profile, layer) for layer in range(len(profile.layers)))
+    whole = {weight.name for weight in profile.weights()}
+    return any(
+        f"{path}.weight" in whole
+        for layer in range(len(profile.layers))
+        for place in folds_of(profile, layer)
+        for path in place.readers
+    )
 
 
 def _folds(family: Family, profile: Profile, index: int, layer: Layer) -> Iterator[Fold]:

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 _FLOATS: Final = frozenset({"fp32", "bf16"})
 
 
+_UNTRACED: Final = (
+    "compiled cannot trace dora adapters, whose layers look at themselves; merge them, or use eager"
+)
+
+
 @dataclass(frozen=True)
 class CompiledDeploy:
     """Writes what eager writes."""
@@ -96,6 +101,7 @@ class Compiled:
             *unheld(profile, self.holds, self.name),
             *unlike_adapters(profile),
             *adapter_refusals(profile),
+            *(_UNTRACED for adapter in profile.adapters if adapter.kind == "dora"),
             *beside_refusals(profile, targets),
             *_nothing_compiles(targets.device),
         ]

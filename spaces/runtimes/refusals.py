@@ -13,6 +13,7 @@ from ..finetuning.adapters import ThroughPeft
 from ..profile import WHOLE, FormatName, Group, Profile
 from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
+from .payload import is_stored_sparse
 
 _MATRICES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
 ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
@@ -59,7 +60,8 @@ def adapter_refusals(profile: Profile) -> Iterator[str]:
     for adapter in (a for a in profile.adapters if a.reads_weights):
         own = profile.format_of("adapter").name
         stored = {profile.format_of(groups[f"{p}.base_layer.weight"]).name for p in adapter.wraps}
-        if stored - {own}:
+        # fp16 is read as fp32
+        if {"fp32" if name == "fp16" else name for name in stored} - {own}:
             yield (
                 f"{adapter.kind} adapters read the weights beside which they stand, and these are "
                 f"{', '.join(sorted(stored))}, not {own}; merge the adapters, or keep both alike"
@@ -105,7 +107,7 @@ def onnx_refusals(profile: Profile) -> Iterator[str]:
 def onnx_file_refusals(profile: Profile) -> Iterator[str]:
     """Why an ONNX file would not be what was searched in another runtime."""
     yield from onnx_refusals(profile)
-    if profile.sparsity:
+    if any(is_stored_sparse(profile, weight) for weight in profile.weights()):
         yield (
             "an ONNX file stores the zeros of sparse matrices, so that its size is another; choose "
             "the onnxruntime runtime, or leave onnx out of deploy"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..batching import inputs_of
 from ..candidate import Candidate
-from ..device import CPU, computing_on
+from ..device import CPU, computing_on, to_the_bit
 from ..families import family_of
 from ..losses import IGNORED, task_loss
 from ..steps import Bench
@@ -64,7 +64,7 @@ def _derivatives(
 ) -> Iterator[tuple[int, Gates]]:
     """For every calibration batch its number of items, and the summed loss by every gate."""
     device = torch.device(bench.device)
-    with computing_on(bench.device, module):
+    with computing_on(bench.device, module), to_the_bit(bench.device):
         for batch in calibration(bench):
             labels = torch.tensor(batch.labels, device=device)
             with _gated(module, paths, gate) as gates, torch.enable_grad():

@@ -96,7 +96,8 @@ _BY_JUDGE = {step.judge: step for step in (ZeroSmallest, ZeroQuietest, ZeroAndMe
 class Sparsity:
     """Zeros in the matrices of the blocks: fewer bytes on disk, the same work.
 
-    FLOPs, memory and latency do not move: the runtimes here unpack to dense matrices, and 2:4 pays
+    int4 and int3 store zeros like other weights, so that beside them nothing is gained. FLOPs,
+    memory and latency do not move: the runtimes here unpack to dense matrices, and 2:4 pays
     only on processors with kernels for it. The zeros last: training is held off them.
     """
 
