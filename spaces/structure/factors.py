@@ -11,8 +11,9 @@ from ..candidate import Candidate
 from ..family import NARROW, WIDEN
 from ..paper import Paper
 from ..profile import Profile
+from ..runtimes.grid import rows_of
 from ..steps import Bench
-from .matrices import by_block, rows_of
+from .matrices import by_block
 from .observe import input_moments
 from .surgery import filled
 
@@ -65,7 +66,7 @@ def factorised(candidate: Candidate, after: Paper, judge: Bench | None) -> Candi
     for block in by_block(profile, ranks):
         moments = {} if judge is None else input_moments(module, list(block), judge)
         for path, weight in block.items():
-            rows = rows_of(tensors[weight.name], weight)
+            rows = rows_of(weight, tensors[weight.name].detach())
             widen, narrow = factors(rows, ranks[weight.name], moments.get(path))
             rows.copy_(widen @ narrow)
             del new[weight.name]

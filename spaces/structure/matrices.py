@@ -1,4 +1,4 @@
-"""The matrices of each block as rows (what one output reads), however a module lays them out.
+"""The matrices of each block, which are chosen and worked on together.
 
 Blocks are worked on from first to last, each on what the changed ones below it answer, so that a
 later block makes up for part of what an earlier one lost, as in arXiv 2301.00774.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from ..hyperparameter import OneOf
 from ..profile import Group, Profile, Weight
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 PARTS = OneOf("parts", ("attention", "ffn", "both"), "both")
 """Whose matrices."""
@@ -31,8 +27,3 @@ def by_block(profile: Profile, names: Collection[str]) -> Iterator[dict[str, Wei
     found = [weight for weight in profile.weights() if weight.name in names]
     for _, weights in groupby(found, key=lambda weight: weight.layer):
         yield {weight.name.removesuffix(".weight"): weight for weight in weights}
-
-
-def rows_of(tensor: Tensor, weight: Weight) -> Tensor:
-    """A matrix as `(outputs, inputs)`: a view, through which it can be written."""
-    return tensor.detach() if weight.input_axis == 1 else tensor.detach().t()

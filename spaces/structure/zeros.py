@@ -15,9 +15,10 @@ from torch import Tensor
 from ..candidate import Candidate
 from ..paper import Paper
 from ..profile import Sparsity
+from ..runtimes.grid import rows_of
 from ..steps import Bench
 from .factors import damped
-from .matrices import by_block, rows_of
+from .matrices import by_block
 from .observe import input_moments, input_squares
 
 Judge = Literal["magnitude", "wanda", "sparsegpt"]
@@ -45,7 +46,7 @@ def zeroed(candidate: Candidate, after: Paper, judge: Judge, bench: Bench) -> Ca
     for block in by_block(profile, {w.name for w in profile.weights() if profile.zeros(w)}):
         given = _inputs_of(module, list(block), judge, bench)
         for path, weight in block.items():
-            rows, wanted = rows_of(tensors[weight.name], weight), sparsity[weight.group]
+            rows, wanted = rows_of(weight, tensors[weight.name].detach()), sparsity[weight.group]
             if judge == "sparsegpt":
                 values, stays = sparsegpt(rows, wanted, given[path])
             else:
