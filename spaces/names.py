@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
-from .configuration import SLOTS, Choice, Configuration
+from .configuration import SLOTS, Choice, Configuration, Settings
 
 SLOT_TITLES: Final = {slot: "fine-tuning" if slot == "finetuning" else slot for slot in SLOTS}
 
@@ -41,6 +42,9 @@ def in_short(configuration: Configuration) -> str:
 
     >>> in_short(Configuration.of(finetuning=Choice.of("lora", rank=8), precision=Choice.of("q8")))
     'LoRA 8 · q8'
+    >>> sizes = {"depth": 0.5, "heads_first": 1.0, "heads_last": 1.0, "ffn_1": 0.25, "ffn_2": 0.5}
+    >>> in_short(Configuration.of(architecture=Choice.of("subnet", **sizes)))
+    'subnet 0.5 heads 1 ffn 0.25-0.5'
     """
     parts = [_short(choice) for slot, choice in configuration if slot != "recipe"]
     return " · ".join(parts) or "as it is"
@@ -56,8 +60,21 @@ def _short(choice: Choice) -> str:
     told += [f"int{settings['bits']}"] if "bits" in settings else []
     tables = settings.get("embeddings", choice.method)
     usual = (_STORES.get(choice.method, choice.method), *told)
+    told += [
+        f"{part} {_ends(sizes)}" for part in ("heads", "ffn") if (sizes := _sizes(part, settings))
+    ]
     apart = [] if tables in usual else [f"(embeddings {tables})"]
     return " ".join([_method(choice.method), *(_setting(value) for value in told), *apart])
+
+
+def _sizes(part: str, settings: Settings) -> list[float]:
+    """The shares that a sub-network's blocks keep of a part, first to last."""
+    return [float(value) for name, value in settings.items() if name.startswith(f"{part}_")]
+
+
+def _ends(sizes: Sequence[float]) -> str:
+    low, high = min(sizes), max(sizes)
+    return _setting(low) if low == high else f"{_setting(low)}-{_setting(high)}"
 
 
 def _knob(name: str, value: Any) -> str:

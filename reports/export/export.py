@@ -128,7 +128,8 @@ def configuration_for(configuration: Configuration, target: Target, work: _Work)
     if objections:
         raise BadRequest(
             f"trial {work.record.number} cannot be exported as {target.name}: "
-            f"{'; '.join(objections)}"
+            f"{'; '.join(objections)}; leave --format out to export what it ran on, or choose "
+            "another trial of the front"
         )
     return configuration
 
