@@ -17,6 +17,7 @@ import paretune
 import pytest
 from paretune.cli import main
 from paretune.evaluators.energy import meters
+from paretune.search.run import FORMAT
 from paretune.search.study_yaml import write_yaml
 from paretune.spaces.configuration import Configuration
 
@@ -443,7 +444,7 @@ def test_a_run_of_another_format_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
 ):
     (tmp_path / "run.json").write_text('{"format": 99, "name": "a", "storage": "b"}')
-    assert "format 99, this version reads 1" in said(capsys, verb, tmp_path)
+    assert f"format 99, this version reads {FORMAT}" in said(capsys, verb, tmp_path)
 
 
 def test_a_run_of_another_study_is_refused(
