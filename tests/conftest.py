@@ -82,6 +82,20 @@ def _save(folder: Path, family: str) -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what runs `compiled` where nothing compiles; fails there if a compiler is required."""
+    from paretune.spaces.runtimes.compiler import compiler_problem
+
+    problem = compiler_problem()
+    if problem is None:
+        return
+    if "compiler" in os.environ.get("PARETUNE_REQUIRED", ""):
+        raise pytest.UsageError(f"a C++ compiler is required here: {problem}")
+    for item in items:
+        if "compiled" in getattr(getattr(item, "callspec", None), "params", {}).values():
+            item.add_marker(pytest.mark.skip(reason=problem))
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of tiny models by family: width 32, 3 layers, 4 heads, FFN 64, 43 words."""
