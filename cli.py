@@ -172,6 +172,29 @@ def front(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of runs.")],
+    objectives: Annotated[
+        str | None, typer.Option(help="Metrics that all runs stored, separated by commas.")
+    ] = None,
+    tested: Annotated[
+        bool, typer.Option("--tested", help="By the test split's figures of confirmed points.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Compare the fronts of several runs of one task."""
+    from .reports.compare import compare as beside
+    from .reports.compare import note, rows
+    from .search.run import read_run
+
+    chosen = objectives.split(",") if objectives else None
+    found = beside([read_run(run) for run in runs], chosen, tested=tested)
+    _print(found if json_ else rows(found), json_)
+    if not json_:
+        _say(note(found))
+
+
+@app.command()
 def select(
     run: RunFolder,
     where: Annotated[

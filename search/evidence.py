@@ -79,6 +79,7 @@ class Gatherer:
         share: float,
         *,
         anew: int | None = None,
+        timed: bool = True,
     ) -> tuple[Evidence, dict[str, str]]:
         """Everything but peak memory.
 
@@ -87,13 +88,17 @@ class Gatherer:
             split: whose items are asked. share: of them, in (0, 1].
             anew: the seed of a confirmation, which times for itself: a lucky timing is not
                 confirmed by reading it again. None: siblings share a timing.
+            timed: take speed and energy too.
 
         Returns:
             The evidence, and the names of raw files in `samples` by piece.
         """
         predictions = self._predictions(graph, artifact, split, share)
-        timings, power, timed = self._speed(graph, artifact, anew)
-        files = {"predictions": save_predictions(self.samples, predictions), "timings": timed}
+        files = {"predictions": save_predictions(self.samples, predictions)}
+        timings: Timings | None = None
+        power: Power | None = None
+        if timed:
+            timings, power, files["timings"] = self._speed(graph, artifact, anew)
         evidence = Evidence(
             paper=graph.paper,
             workload=self.workload,

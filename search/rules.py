@@ -139,7 +139,7 @@ class Knowledge:
             enqueue=enqueued(study.enqueue, self.space),
             parameters=self.space.parameters,
             rungs=len(subject.rungs),
-            first_rung=lambda c: 0 if self.lookup.trains(c) else len(subject.rungs) - 1,
+            first_rung=self.first_rung,
             promote=self.promote,
             trainings=self.lookup.trainings,
             violations=self.violations,
@@ -159,7 +159,7 @@ class Knowledge:
             limits=self.limits,
             admits=self._admits() if self.study.budget.trainings is not None else None,
             history=lambda: list(self.storage.records.values()),
-            rungs=self.material.subject.rungs,
+            rungs=self.study.fidelity.rungs,
             reference=self._reference_values,
             memory=self.memory,
         )
@@ -177,6 +177,12 @@ class Knowledge:
             objections.append("beyond a limit that is known on paper")
         return objections
 
+    def first_rung(self, configuration: Configuration) -> int:
+        """Where a configuration starts: the last rung where a lower one would save no training."""
+        fidelity = self.study.fidelity
+        screened = fidelity.of == "items" or self.lookup.trains(configuration)
+        return 0 if screened else len(fidelity.rungs) - 1
+
     def promote(self, records: Sequence[Record]) -> list[int]:
         """Numbers of the paused trials that go on, best first.
 
@@ -189,7 +195,8 @@ class Knowledge:
         def excess(record: Record) -> float:
             return sum(max(0.0, found) for found in _violations(record, limits).values())
 
-        return promotions(records, self.losses, self.material.subject.rungs, excess=excess)
+        fidelity = self.study.fidelity
+        return promotions(records, self.losses, fidelity.rungs, 1.0 / fidelity.promote, excess)
 
     def violations(self, record: Record) -> Mapping[str, float]:
         """By limit, above 0 where a record breaks it; a limit without a figure counts as broken."""

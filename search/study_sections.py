@@ -17,6 +17,7 @@ from ..evaluators.tasks.spec import DEFAULT_SHARES
 from ..spaces.paper import Workload
 from ..spaces.task import TaskKind
 from .budget import Budget
+from .fidelity import ETA
 from .limits import convert
 
 Split = Literal["train", "calibration", "validation", "test"]
@@ -155,13 +156,23 @@ class FidelitySection(Section):
     """How far candidates are trained and judged before the better ones go on."""
 
     rungs: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1)] = (1.0,)
-    """Shares of the recipe's steps and of the validation items, ascending, the last 1.0."""
+    """Shares of what `of` says, ascending, the last 1.0."""
+    of: Literal["steps and items", "items"] = "steps and items"
+    """What a lower rung has less of: steps of the recipe and validation items, or items alone;
+    then every training is whole, as suits candidates that share one."""
+    promote: Annotated[float, Field(gt=0, le=1)] = 1.0 / ETA
+    """Share of the trials that have finished a rung that go on to the next."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != 1.0:
             raise ValueError(f"rungs {list(self.rungs)} must ascend and end with 1.0")
         return self
+
+    @property
+    def step_shares(self) -> tuple[float, ...]:
+        """Share of the recipe's steps at each rung."""
+        return self.rungs if self.of == "steps and items" else (1.0,) * len(self.rungs)
 
 
 class BudgetSection(Section):

@@ -70,7 +70,7 @@ def load_material(study: Study, cache: Path) -> Material:
             "calibration": items_digest(task.splits["calibration"]),
         },
         targets=Targets(tuple(study.deploy), task.kind, workload.torch_device),
-        rungs=tuple(study.fidelity.rungs),
+        rungs=study.fidelity.step_shares,
         environment=environment_pairs(workload.threads, workload.device),
         seed=study.seed,
     )

@@ -89,18 +89,22 @@ class Laboratory:
     def judge(self, ask: Ask, record: Record, report: Report) -> Record:
         """Makes the ask's graph and takes every figure that its purpose calls for.
 
-        `search` judges on the rung's share of the validation items; `baseline` on all of them;
-        `confirm` on the test split, with peak memory.
+        `search` judges on the rung's share of the validation items, and below the last rung takes
+        speed only where the study asks for it; `baseline` on all of them; `confirm` on the test
+        split, with peak memory.
         """
         spent = WAITS.stopwatch()
-        rungs = self.material.subject.rungs
+        rungs = self.study.fidelity.rungs
         rung = ask.rung if ask.purpose == "search" else len(rungs) - 1
         graph, artifact, shop = self.make(ask, rung, report)
         gatherer = self.gatherer(report)
         split, share = ("test", 1.0) if ask.purpose == "confirm" else ("validation", rungs[rung])
         stages = _paid(record.stages, shop.costs())
         anew = ask.seed if ask.purpose == "confirm" else None
-        evidence, files = gatherer.gather(graph, artifact, stages, split, share, anew=anew)
+        timed = rung == len(rungs) - 1 or needs_speed(self.study)
+        evidence, files = gatherer.gather(
+            graph, artifact, stages, split, share, anew=anew, timed=timed
+        )
         if ask.purpose == "confirm":
             evidence = replace(evidence, peak=gatherer.peak(artifact))
         reached = Rung(rung, figures(evidence, split), spent())
@@ -144,6 +148,13 @@ class Laboratory:
             report=report,
             patience=patience(self.study),
         )
+
+
+def needs_speed(study: Study) -> bool:
+    """Whether an objective or a limit is computed from a timing session."""
+    table = metrics()
+    asked = [table[name].pieces for name in study.asked() if name in table]
+    return any(pieces & {"timings", "power"} for pieces in asked)
 
 
 def patience(study: Study) -> Patience:

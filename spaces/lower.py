@@ -36,7 +36,7 @@ class Subject:
         digests: what steps may read from outside, by name: `model`, `train`, `calibration`.
         targets: what the result must fit.
         baseline: the configuration that `distil` learns from.
-        rungs: shares of the recipe's steps, ascending, the last 1.
+        rungs: shares of the recipe's steps, never falling, the last 1.
         environment: library versions, threads and device class, as sorted pairs.
         seed: enters every step that draws.
         teacher_seed: the seed of the baseline that teaches; None: `seed`. A repeat under another

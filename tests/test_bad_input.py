@@ -238,6 +238,12 @@ ROWS: list[tuple[str, Callable[[Place], None], tuple[str, ...]]] = [
         ("nothing in the space keeps 'model_bytes <= 1 kB'", "widen"),
     ),
     ("rungs that descend", _setting("fidelity.rungs", [1.0, 0.5]), ("must ascend", "1.0")),
+    ("a share of nothing goes on", _setting("fidelity.promote", 0), ("promote", "greater than 0")),
+    (
+        "rungs of something else",
+        _setting("fidelity.of", "epochs"),
+        ("'steps and items'", "'items'"),
+    ),
     ("a budget of nothing", _setting("budget", {}), ("at least one of trials, minutes",)),
     ("a negative budget", _setting("budget.trials", -3), ("-3", "greater than or equal to 1")),
     ("unknown region", _setting("settings.region", "FRB"), ("'FRB'", "did you mean 'FRA'?")),

@@ -232,3 +232,56 @@ def test_the_work_of_a_run_is_small_enough_to_send(tmp_path: Path):
     import pickle
 
     assert len(pickle.dumps(TrialWork(tmp_path))) < 1000
+
+
+@pytest.fixture(scope="module")
+def screening(laboratory: Laboratory) -> Laboratory:
+    """Rungs of items alone, and no objective that is timed."""
+    told = laboratory.study.to_json()
+    told |= {"objectives": ["accuracy", "model_bytes"]}
+    told["fidelity"] = {"rungs": [0.25, 1.0], "of": "items", "promote": 0.1}
+    study = Study.from_dict(told)
+    material = load_material(study, laboratory.samples.parent / "data")
+    return replace(laboratory, study=study, material=material)
+
+
+def test_screening_trains_whole_and_asks_fewer_items(screening: Laboratory):
+    tuned = Configuration.of(finetuning=FULL)
+    low = judged(screening, Ask(1, tuned, rung=0, seed=0))
+    assert low.state == "paused"
+    assert low.measurements["accuracy"].n == 6  # of 21
+    trained = {stage.key for stage in low.stages if stage.trains}
+    high = screening.judge(Ask(1, tuned, rung=1, seed=0), low, silent)
+    assert high.state == "final"
+    assert {stage.key for stage in high.stages if stage.trains} == trained
+
+
+def test_screening_takes_no_speed_unless_the_study_asks_for_it(screening: Laboratory):
+    tuned = Configuration.of(finetuning=FULL)
+    low = judged(screening, Ask(1, tuned, rung=0, seed=0))
+    assert low.value("latency_p50") is None
+    assert low.measurements["latency_p50"].reason == "there was no timing session"
+    assert "timings" not in low.files
+    assert screening.judge(Ask(1, tuned, rung=1, seed=0), low, silent).value("latency_p50")
+    limited = Study.from_dict({**screening.study.to_json(), "constraints": ["energy <= 1 kJ"]})
+    assert trial.needs_speed(limited)
+    assert not trial.needs_speed(screening.study)
+
+
+def test_what_does_not_train_is_screened_too_where_rungs_are_of_items(
+    screening: Laboratory, tmp_path: Path
+):
+    from paretune.search.rules import Knowledge
+    from paretune.spaces.space import Space
+
+    untrained = Configuration()
+    for study, rung in ((screening.study, 0), (_of_steps(screening.study), 1)):
+        material = load_material(study, screening.samples.parent / "data")
+        space = Space.of(study.space, material.subject.paper)
+        knowledge = Knowledge(study, material, space, storage=None)  # type: ignore[arg-type]
+        assert knowledge.first_rung(untrained) == rung
+        assert knowledge.first_rung(Configuration.of(finetuning=FULL)) == 0
+
+
+def _of_steps(study: Study) -> Study:
+    return Study.from_dict({**study.to_json(), "fidelity": {"rungs": [0.25, 1.0]}})

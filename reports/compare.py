@@ -1,0 +1,203 @@
+"""Runs beside each other: how much of the common ground each one's front holds, and who beats whom.
+
+All fronts are measured from one reference point in one box: from the best figure that any front has
+to a tenth beyond the worst, each objective linear between them. So a hypervolume is a share of that
+box, and comparable within one comparison only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ..errors import BadRequest, UnknownName
+from ..evaluators.catalogue import metrics
+from ..search.against import own_repeat
+from ..search.front import front_of, sign, stored_metrics
+from ..search.pareto import Array, hypervolume, just_beyond, non_dominated
+from ..search.records import Record
+from ..search.run import Run
+from .words import listed
+
+SAME: Final = ("model", "task", "workload")
+"""Sections of the study that should agree, or figures are not of the same thing."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One run's front among others.
+
+    Args:
+        run: its folder. trials: judged in full, the baseline apart. hours: of work.
+        points: on its front.
+        hypervolume: share of the common box that it dominates.
+        among_all: how many of its points are on the front of all runs together.
+        beaten_by: share of its points that some point of another run beats, by run.
+        best: the best figure on each objective.
+    """
+
+    run: str
+    trials: int
+    hours: float
+    points: int
+    hypervolume: float
+    among_all: int
+    beaten_by: Mapping[str, float]
+    best: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {**vars(self), "beaten_by": dict(self.beaten_by), "best": dict(self.best)}
+
+
+def compare(
+    runs: Sequence[Run], objectives: Sequence[str] | None = None, *, tested: bool = False
+) -> dict[str, Any]:
+    """How the fronts of several runs stand to each other.
+
+    Args:
+        runs: at least two.
+        objectives: metrics that all of them stored; None: the objectives that they share.
+        tested: the fronts that the searches found, by their figures on the test split where they
+            were confirmed: nothing was chosen by those.
+
+    Returns:
+        `objectives`, `split`, `reference` and `ideal` by objective, `differ`: sections of the
+        studies that are not the same, `runs`: rows of `Standing`.
+
+    Raises:
+        BadRequest: fewer than two runs, no common objective, other data, or a run without points.
+        UnknownName: an objective that a run did not store.
+    """
+    if len(runs) < 2:
+        raise BadRequest(f"{len(runs)} run to compare; give at least two run folders")
+    names = _objectives(runs, objectives)
+    differ = [section for section in SAME if len({_section(run, section) for run in runs}) > 1]
+    _refuse_other_data(names, differ)
+    fronts = {_name(run): _front(run, names, tested) for run in runs}
+    signs = np.array([sign(runs[0], name) for name in names])
+    together = np.vstack(list(fronts.values()))
+    ideal, reference = together.min(axis=0), just_beyond(together)
+    return {
+        "objectives": list(names),
+        "split": "test" if tested else "validation",
+        "reference": dict(zip(names, (signs * reference).tolist(), strict=True)),
+        "ideal": dict(zip(names, (signs * ideal).tolist(), strict=True)),
+        "differ": differ,
+        "runs": [_standing(run, fronts, signs, names).to_json() for run in runs],
+    }
+
+
+def rows(compared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`compare` as flat rows for the terminal."""
+    return [
+        {
+            "run": row["run"],
+            "trials": row["trials"],
+            "hours": round(row["hours"], 2),
+            "front": row["points"],
+            "hypervolume": f"{row['hypervolume']:.3f}",
+            "on the common front": row["among_all"],
+            "beaten by": ", ".join(
+                f"{other} {share:.0%}" for other, share in row["beaten_by"].items() if share
+            ),
+        }
+        for row in compared["runs"]
+    ]
+
+
+def note(compared: Mapping[str, Any]) -> str:
+    """What must be known to read the rows."""
+    told = [
+        f"{listed(compared['objectives'])} on the {compared['split']} split",
+        "hypervolume is a share of the box from the best figures to a tenth beyond the worst",
+    ]
+    if compared["differ"]:
+        told.append(f"the studies differ in {listed(compared['differ'])}")
+    return "; ".join(told)
+
+
+def _objectives(runs: Sequence[Run], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    stored = [set(stored_metrics(run)) for run in runs]
+    for name in wanted or ():
+        for known in stored:
+            if name not in known:
+                raise UnknownName("metric of these runs", name, sorted(set.intersection(*stored)))
+    names = wanted or [row.name for row in runs[0].objectives]
+    shared = [n for n in names if wanted or all(n in _asked(run) for run in runs)]
+    if not shared:
+        raise BadRequest(
+            "the runs share no objective; choose with --objectives of "
+            f"{listed(sorted(set.intersection(*stored)))}"
+        )
+    return tuple(shared)
+
+
+def _asked(run: Run) -> list[str]:
+    return [row.name for row in run.objectives]
+
+
+def _section(run: Run, name: str) -> str:
+    return repr(run.study.get(name))
+
+
+def _refuse_other_data(names: Sequence[str], differ: Sequence[str]) -> None:
+    table = metrics()
+    judged = [n for n in names if n in table and table[n].resource == "quality"]
+    if judged and "task" in differ:
+        raise BadRequest(
+            f"the runs' tasks differ, so that {listed(judged)} is of other items; compare runs of "
+            "one task, or choose --objectives without quality"
+        )
+
+
+def _name(run: Run) -> str:
+    return str(run.folder)
+
+
+def _front(run: Run, names: Sequence[str], tested: bool) -> Array:
+    """`(n, m)` losses of a run's own front; in test figures, of those points that have them."""
+    records: Sequence[Record] = front_of(run, names).records
+    if tested:
+        again = [own_repeat(run, record.number) for record in records]
+        records = [r for r in again if r and all(r.value(n) is not None for n in names)]
+    if not records:
+        what = "confirmed point" if tested else "trial"
+        raise BadRequest(f"{run.folder} has no {what} with {listed(names)}; leave it out")
+    figures = [[r.measurements[name].value for name in names] for r in records]
+    return np.array(figures, dtype=np.float64) * [sign(run, name) for name in names]
+
+
+def _standing(
+    run: Run, fronts: Mapping[str, Array], signs: Array, names: Sequence[str]
+) -> Standing:
+    mine = fronts[_name(run)]
+    together = np.vstack(list(fronts.values()))
+    others = {name: front for name, front in fronts.items() if name != _name(run)}
+    low, high = together.min(axis=0), just_beyond(together)
+    common = together[non_dominated(together)]
+    best = signs * mine.min(axis=0)
+    return Standing(
+        run=_name(run),
+        trials=sum(record.state == "final" for record in run.records),
+        hours=sum(record.seconds for record in (*run.records, *_baseline(run))) / 3600.0,
+        points=len(mine),
+        hypervolume=hypervolume((mine - low) / (high - low), np.ones(len(names))),
+        among_all=sum(bool((common == row).all(axis=1).any()) for row in mine),
+        beaten_by={name: _beaten(mine, front) for name, front in others.items()},
+        best=dict(zip(names, best.tolist(), strict=True)),
+    )
+
+
+def _baseline(run: Run) -> tuple[Record, ...]:
+    return () if run.baseline is None else (run.baseline,)
+
+
+def _beaten(mine: Array, theirs: Array) -> float:
+    """Share of my rows that one of theirs is no worse than anywhere, and better somewhere."""
+    no_worse = (theirs[:, None] <= mine[None]).all(axis=2)
+    better = (theirs[:, None] < mine[None]).any(axis=2)
+    return float((no_worse & better).any(axis=0).mean())

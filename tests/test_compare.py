@@ -1,0 +1,120 @@
+"""Runs beside each other: one box, one reference point, who beats whom."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from paretune.cli import main
+from paretune.errors import BadRequest, UnknownName
+from paretune.evaluators.measurement import Measurement
+from paretune.reports.compare import compare, note, rows
+from paretune.search.front import front_of
+from paretune.search.run import Run
+from report_cases import made_up_run
+
+HALVED = ("latency_p50", "model_bytes")
+
+
+def better(run: Run, folder: str) -> Run:
+    """The same run with every trial half as slow and half as large."""
+
+    def halved(name: str, figure: Measurement) -> Measurement:
+        return replace(figure, value=figure.value / 2) if name in HALVED else figure
+
+    records = tuple(
+        replace(
+            record,
+            rungs=tuple(
+                replace(r, measurements={n: halved(n, m) for n, m in r.measurements.items()})
+                for r in record.rungs
+            ),
+        )
+        for record in run.records
+    )
+    return replace(run, folder=Path(folder), records=records)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    at = tmp_path_factory.mktemp("compare")
+    front = [record.number for record in front_of(made_up_run(at / "first")).records]
+    return made_up_run(at / "one", confirmed=tuple(front[:3]))
+
+
+def test_a_run_that_is_better_everywhere_beats_every_point_of_the_other(run: Run):
+    found = compare([run, better(run, "two")])
+    mine, theirs = found["runs"]
+    assert found["objectives"] == ["accuracy", "latency_p50", "model_bytes"]
+    assert mine["beaten_by"] == {"two": 1.0}
+    assert theirs["beaten_by"] == {str(run.folder): 0.0}
+    assert 0 < mine["hypervolume"] < theirs["hypervolume"] < 1
+    assert (mine["among_all"], theirs["among_all"]) == (0, theirs["points"])
+    assert theirs["best"]["latency_p50"] == pytest.approx(mine["best"]["latency_p50"] / 2)
+
+
+def test_equal_runs_hold_the_same_and_beat_nothing(run: Run):
+    one, other = compare([run, replace(run, folder=Path("two"))], ["accuracy", "flops"])["runs"]
+    assert one["hypervolume"] == other["hypervolume"]
+    assert set(one["beaten_by"].values()) == {0.0}
+    assert one["points"] == len(front_of(run, ["accuracy", "flops"]).records)
+
+
+def test_the_hypervolume_of_one_objective_is_the_share_between_worst_and_best(run: Run):
+    one, other = compare([run, better(run, "two")], ["model_bytes"])["runs"]
+    assert other["hypervolume"] == 1.0
+    assert one["hypervolume"] == pytest.approx(0.1 / 1.1)
+
+
+def test_tested_figures_are_those_of_confirmed_points(run: Run):
+    found = compare([run, better(run, "two")], tested=True)
+    assert found["split"] == "test"
+    assert found["runs"][0]["points"] == len(run.confirmations) == 3
+
+
+@pytest.mark.parametrize(
+    ("runs", "wanted", "tested", "words"),
+    [
+        (1, None, False, "give at least two"),
+        (2, None, True, "no confirmed point"),
+        (0, None, False, "other items"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(run: Run, runs, wanted, tested, words):
+    bare = replace(run, folder=Path("bare"), confirmations={})
+    other = {"task": {"name": "films"}}
+    given = {
+        1: [run],
+        2: [run, bare],
+        0: [run, replace(run, folder=Path("films"), study={**run.study, **other})],
+    }[runs]
+    with pytest.raises(BadRequest, match=words):
+        compare(given, wanted, tested=tested)
+
+
+def test_other_workloads_are_compared_and_told(run: Run):
+    other = replace(run, folder=Path("two"), study={**run.study, "workload": {"batch": 8}})
+    found = compare([run, other])
+    assert found["differ"] == ["workload"]
+    assert "the studies differ in workload" in note(found)
+
+
+def test_a_metric_that_one_run_lacks_is_an_unknown_name(run: Run):
+    with pytest.raises(UnknownName, match="carbon"):
+        compare([run, run], ["carbon"])
+
+
+def test_the_verb_prints_rows_and_json(run: Run, tmp_path: Path, capsys):
+    other = made_up_run(tmp_path / "other", seed=1)
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", str(run.folder), str(other.folder), "--json"])
+    assert ended.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["run"] for row in told["runs"]] == [str(run.folder), str(other.folder)]
+    assert [row["front"] for row in rows(told)] == [row["points"] for row in told["runs"]]
