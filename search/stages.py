@@ -34,7 +34,8 @@ from ..spaces.steps import Key
 
 DEFAULT_LIMIT_BYTES: Final = 20_000_000_000
 POLL_SECONDS: Final = 0.05
-ABANDONED_SECONDS: Final = 2 * 86400
+DAY_SECONDS: Final = 86400.0
+ABANDONED_SECONDS: Final = 2 * DAY_SECONDS
 """A stage in the making for longer than this is swept, whoever makes it."""
 
 
@@ -74,7 +75,7 @@ class StageStore:
 
     Args:
         root: the store's folder, made if missing.
-        limit_bytes: above this the stages used longest ago are evicted; None:
+        limit_bytes: above this the stages least worth their room are evicted; None:
             `$PARETUNE_CACHE_LIMIT_GB`, else 20 GB.
 
     Raises:
@@ -160,15 +161,22 @@ class StageStore:
         return note
 
     def entries(self) -> list[StageNote]:
-        """Every stage that is there, the one used longest ago first."""
-        found = []
+        """Every stage that is there, the one least worth its room first.
+
+        A stage is worth the seconds that a byte of it took to make, half as much for every day that
+        nobody used it (after GreedyDual-Size, Cao and Irani 1997): a training outlives the hundreds
+        of artifacts that are written from it in a second each. Of equals the one used longest ago.
+        """
+        found, now = [], time.time()
         for path in (self.root / "stages").glob("*/stage.json"):
             with suppress(FileNotFoundError):  # another process evicted it just now
-                found.append((path.stat().st_mtime, _read_note(path)))
-        return [note for _, note in sorted(found, key=lambda row: row[0])]
+                used, note = path.stat().st_mtime, _read_note(path)
+                fresh = 0.5 ** (max(0.0, now - used) / DAY_SECONDS)
+                found.append((fresh * note.seconds / max(1, note.bytes), used, note))
+        return [note for *_, note in sorted(found, key=lambda row: row[:2])]
 
     def evict(self, limit_bytes: int | None = None) -> list[Key]:
-        """Removes stages that nobody reads, the one used longest ago first, until the rest fits.
+        """Removes stages that nobody reads, the least worth its room first, until the rest fits.
 
         Args:
             limit_bytes: of all stages; None: the store's own.

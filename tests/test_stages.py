@@ -88,6 +88,28 @@ def test_what_another_host_left_days_ago_is_swept(tmp_path: Path):
     assert not left.exists()
 
 
+def test_a_training_outlives_the_artifacts_that_are_written_from_it(tmp_path: Path):
+    store = StageStore(tmp_path)
+
+    def quickly(folder: Path) -> StageCostFacts:
+        (folder / "weights.bin").write_bytes(bytes(100))
+        return StageCostFacts(seconds=0.5)
+
+    def slowly(folder: Path) -> StageCostFacts:
+        (folder / "weights.bin").write_bytes(bytes(300))
+        return StageCostFacts(seconds=600.0, trains=True)
+
+    store.make("training", "train.supernet", slowly)
+    for number in range(5):
+        store.make(f"artifact {number}", "deploy.eager", quickly)
+    os.utime(tmp_path / "stages" / "training" / "stage.json", (time.time() - 3600,) * 2)
+    store.release()
+    assert store.evict(limit_bytes=400) == [f"artifact {number}" for number in range(4)]
+    long_ago = time.time() - 30 * 86400  # nobody came back to it for a month
+    os.utime(tmp_path / "stages" / "training" / "stage.json", (long_ago, long_ago))
+    assert store.evict(limit_bytes=300) == ["training"]
+
+
 def test_what_is_still_read_is_not_evicted_by_whomever_to_make_room(tmp_path: Path):
     reader, other = StageStore(tmp_path), StageStore(tmp_path, limit_bytes=4)
     for key in ("k1", "k2"):
