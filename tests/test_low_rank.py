@@ -26,6 +26,7 @@ from paretune.spaces.profile import (
     parameters,
 )
 from paretune.spaces.runtimes import RUNTIMES, open_artifact
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.specimen import MemoryBench, counted_flops, logits_of, random_items
 from paretune.spaces.specimen import payload_bytes as bytes_written
 from paretune.spaces.structure import TABLE
@@ -263,8 +264,9 @@ def objections(paper: Paper, targets: Targets | None = None, **changed: Any) -> 
 
 def test_plain_classes_cannot_hold_thin_matrices():
     paper = Paper(profile_of("llama"))
-    assert "remove hf from deploy" in objections(paper, Targets(("hf",)))
     assert plain_objection(Factorise(0.5).on_paper(paper).profile)
+    (reason,) = hf_refusals(Factorise(0.5).on_paper(paper))
+    assert "matrices are products of two thin ones; choose" in reason
 
 
 def test_what_would_save_nothing_is_refused():

@@ -13,6 +13,7 @@ from paretune.spaces.candidate import Candidate
 from paretune.spaces.families import family_of
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile, parameters
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.steps import Phase
 from paretune.spaces.structure import TABLE
 from paretune.spaces.structure.counts import keep_knob, kept_of
@@ -250,10 +251,16 @@ def test_an_unknown_family_says_that_structure_does_not_apply():
 
 
 def test_fewer_heads_are_refused_for_plain_classes_that_cannot_hold_them():
-    hf = Targets(formats=("hf",))
-    assert "remove hf from deploy" in objections("heads", Paper(profile("bert")), hf)
-    assert not objections("heads", Paper(profile("qwen2")), hf)
-    assert not objections("ffn", Paper(profile("bert")), hf)
+    def refused(name: str, family: str) -> str:
+        paper = Paper(profile(family))
+        settings = {knob.name: knob.default for knob in TABLE[name].hyperparameters(paper)}
+        for step in TABLE[name].steps(paper, settings):
+            paper = step.on_paper(paper)
+        return "; ".join(hf_refusals(paper))
+
+    assert "do not add up to the width" in refused("heads", "bert")
+    assert not refused("heads", "qwen2")
+    assert not refused("ffn", "bert")
 
 
 def test_data_may_not_choose_among_blocks_of_different_sizes():

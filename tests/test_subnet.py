@@ -43,6 +43,7 @@ from paretune.spaces.models import inspect_model, profile_of
 from paretune.spaces.paper import Paper, Workload
 from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile, parameters
 from paretune.spaces.recipe import Loss, Recipe
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.slots import slots
 from paretune.spaces.space import Space
 from paretune.spaces.technique import Targets
@@ -362,12 +363,17 @@ def test_a_model_without_a_super_network_says_why():
 
 
 def test_plain_classes_hold_even_sub_networks_of_all_heads():
-    hf = Targets(formats=("hf",))
     described = profile("bert")
-    assert not told("subnet", described, hf, depth=0.625, ffn_first=0.5, ffn_last=0.5)
-    assert "remove hf from deploy" in told("subnet", described, hf, ffn_first=0.5)
-    half = {"heads_first": 0.5, "heads_last": 0.5}
-    assert "remove hf from deploy" in told("subnet", described, hf, **half)
+
+    def refused(**told: float) -> str:
+        paper = Paper(described, Recipe(train_items=8, epochs=1))
+        for step in TABLE["subnet"].steps(paper, settings("subnet", described, **told)):
+            paper = step.on_paper(paper)
+        return "; ".join(hf_refusals(paper))
+
+    assert not refused(depth=0.625, ffn_first=0.5, ffn_last=0.5)
+    assert "layers differ" in refused(ffn_first=0.5)
+    assert "do not add up to the width" in refused(heads_first=0.5, heads_last=0.5)
 
 
 @pytest.fixture(scope="module")

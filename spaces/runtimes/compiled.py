@@ -102,7 +102,7 @@ class Compiled:
             *unlike_adapters(profile),
             *adapter_refusals(profile),
             *(_UNTRACED for adapter in profile.adapters if adapter.kind == "dora"),
-            *beside_refusals(profile, targets),
+            *beside_refusals(paper, targets),
             *_nothing_compiles(targets.device),
         ]
 

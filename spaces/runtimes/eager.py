@@ -92,7 +92,7 @@ class Eager:
             *unheld(profile, self.holds, self.name),
             *unlike_adapters(profile),
             *adapter_refusals(profile),
-            *beside_refusals(profile, targets),
+            *beside_refusals(paper, targets),
         ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:

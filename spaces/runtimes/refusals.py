@@ -10,7 +10,8 @@ from typing import Final
 from ..families import family_of, plain_objection
 from ..finetuning import TABLE as FINETUNING
 from ..finetuning.adapters import ThroughPeft
-from ..profile import WHOLE, FormatName, Group, Profile
+from ..paper import Paper, structure_of
+from ..profile import GROUPS, WHOLE, Format, FormatName, Group, Profile
 from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
 from .payload import is_stored_sparse
@@ -23,6 +24,9 @@ ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
     "head": _MATRICES,
 }
 """What ONNX Runtime computes with on CPU, or reads as fp32 (fp16); bf16 it has no kernels for."""
+
+HF_TYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
+"""What transformers calls the types that a folder of its own may have."""
 
 ONNX_ADAPTERS: Final = frozenset({"bottleneck"})
 """Adapters that are written into the graph: those that cannot be merged."""
@@ -78,12 +82,17 @@ def unlike_adapters(profile: Profile) -> Iterator[str]:
         )
 
 
-def beside_refusals(profile: Profile, targets: Targets) -> Iterator[str]:
+def beside_refusals(paper: Paper, targets: Targets) -> Iterator[str]:
     """Why folders that are to be deployed to, of another runtime, cannot hold a model."""
-    if "hf" in targets.formats:
-        yield from hf_refusals(profile)
+    yield from deployed_as_hf(paper, targets)
     if "onnx" in targets.formats:
-        yield from onnx_file_refusals(profile)
+        yield from onnx_file_refusals(paper.profile)
+
+
+def deployed_as_hf(paper: Paper, targets: Targets) -> Iterator[str]:
+    """`hf_refusals` in the words of a study, where it deploys to hf."""
+    if "hf" in targets.formats:
+        yield from (f"{reason}, or leave hf out of deploy" for reason in hf_refusals(paper))
 
 
 def onnx_refusals(profile: Profile) -> Iterator[str]:
@@ -133,24 +142,66 @@ def _onnx_takes_gpus() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def hf_refusals(profile: Profile) -> Iterator[str]:
-    """Why transformers' own classes and a plain safetensors file cannot hold a model."""
-    names = {form.name for _, form in profile.formats}
-    for name in sorted(names & WHOLE):
-        yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
-    if "fp16" in names:
-        yield "hf folders are written in fp32 or bf16; leave hf out of deploy, or choose bf16"
+def hf_refusals(paper: Paper) -> Iterator[str]:
+    """Why neither transformers nor peft has a folder for a candidate, each with what to choose.
+
+    The one rule: what it passes is exported as `hf`, and what it refuses is not. Each reason ends
+    open, for its caller to say what else can be done.
+    """
+    profile = paper.profile
+    for name in sorted({form.name for _, form in _stored(profile)} - set(HF_TYPES)):
+        groups = [group for group, form in _stored(profile) if form.name == name]
+        yield (
+            f"hf folders do not hold {', '.join(groups)} in {name}, only in "
+            f"{' or '.join(HF_TYPES)}; choose one of these"
+        )
     if profile.sparsity:
         yield (
-            "plain safetensors store the zeros of sparse matrices; leave hf out of deploy, or "
-            "choose a structure without zeros"
+            "plain safetensors store the zeros of sparse matrices; choose a structure without zeros"
         )
     reason = plain_objection(replace(profile, adapters=()))
     if reason is not None:
-        yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"
-    for adapter in profile.adapters:
-        if not isinstance(FINETUNING.get(adapter.kind), ThroughPeft):
-            yield f"peft has no file for {adapter.kind} adapters; leave hf out of deploy"
+        yield (
+            f"transformers' {profile.family} classes cannot hold this structure: {reason}; choose "
+            "one that is the same in every layer, such as ffn or layers of slope 0"
+        )
+    if profile.adapters:
+        yield from _peft_refusals(paper)
+
+
+def _peft_refusals(paper: Paper) -> Iterator[str]:
+    """Why peft's folder, which adds adapters to the given model, would not be this candidate."""
+    profile = paper.profile
+    kinds = [adapter.kind for adapter in profile.adapters]
+    if len(kinds) > 1:
+        yield f"a peft folder holds one adapter, not {', '.join(kinds)}; merge the others"
+    for kind in kinds:
+        if not isinstance(FINETUNING.get(kind), ThroughPeft):
+            yield f"peft has no file for {kind} adapters; choose another fine-tuning"
+    types = {form.name for _, form in _stored(profile)} & set(HF_TYPES)
+    if types != {"fp32"}:
+        yield (
+            f"an unmerged adapter is exported in fp32, not {', '.join(sorted(types))}; choose "
+            "precision fp32, or merge: merge"
+        )
+    if paper.given not in (None, structure_of(profile)):
+        yield (
+            "peft adds an adapter to the given model, and this one's structure is another; choose "
+            "structure none (and architecture given), or merge: merge"
+        )
+    body = [w.name for w in profile.weights() if w.group not in ("head", "adapter")]
+    moved = next((name for name in body if paper.knows(name)), None)
+    if moved is not None:
+        yield (
+            f"peft adds an adapter to the given model, and here {moved} was trained as well; "
+            "choose recovery none (and architecture given), or merge: merge"
+        )
+
+
+def _stored(profile: Profile) -> list[tuple[Group, Format]]:
+    """The groups that have weights, each with its format."""
+    used = {weight.group for weight in profile.weights()}
+    return [(group, profile.format_of(group)) for group in GROUPS if group in used]
 
 
 def _rotation(profile: Profile) -> str:

@@ -12,9 +12,7 @@ from typing import Literal, cast
 from ..configuration import Settings
 from ..hyperparameter import OneOf
 from ..paper import Paper
-from ..profile import Profile
 from ..steps import Phase
-from ..technique import Targets
 
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Shares that are offered: eighths, none below a quarter (nothing recovers from less)."""
@@ -144,33 +142,22 @@ def untouchable(paper: Paper) -> list[str]:
     return []
 
 
-def plain_class_refusals(after: Profile, targets: Targets) -> list[str]:
-    """Why a plain transformers class could not hold what is left, where one has to.
+def unanswerable(
+    paper: Paper, settings: Settings, knob: str = "importance", instead: str = "activations"
+) -> list[str]:
+    """Why gradients cannot judge yet: a classifier's own layers are still as they were drawn.
 
     Args:
-        after: what is left.
-        targets: what it must fit.
+        paper: the candidate just before.
+        settings: the technique's. knob: the one that says what judges.
+        instead: a value of it that needs no answers.
     """
-    from ..families import FAMILIES, plain_objection
-
-    if "hf" not in targets.formats or after.family not in FAMILIES:
+    profile = paper.profile
+    if settings[knob] != "gradients" or profile.head.kind != "classification":
         return []
-    reason = plain_objection(after)
-    if reason is None:
+    if all(paper.knows(weight.name) for weight in profile.weights() if weight.group == "head"):
         return []
     return [
-        f"transformers' plain {after.family} class cannot hold the result ({reason}); "
-        "choose another structure (ffn and layers of slope 0 fit), or remove hf from deploy"
-    ]
-
-
-def unanswerable(paper: Paper, settings: Settings, knob: str = "importance") -> list[str]:
-    """Why gradients cannot judge yet: a classifier's own layers are still as they were drawn."""
-    if settings[knob] != "gradients" or settings["when"] != "before":
-        return []
-    if paper.profile.head.kind != "classification":
-        return []
-    return [
-        "before fine-tuning the classifier knows nothing, and gradients through it say nothing; "
-        f"choose when: after, or {knob}: {'similarity' if 'layer' in knob else 'activations'}"
+        "nothing has trained the classifier yet, so that gradients through it say nothing; choose "
+        f"{knob}: {instead}, or when: after and a fine-tuning"
     ]
