@@ -44,6 +44,9 @@ HEADS = Choice.of("heads", importance="weights", keep=0.5, slope=0.0, when="afte
 INT4 = Choice.of("int4", embeddings="int4", head="fp32", group_size=32)
 INT8 = Choice.of("int8", embeddings="int8", head="fp32")
 BF16 = Choice.of("bf16", embeddings="bf16", head="fp32")
+MERGED = Choice.of("lora", **{**dict(LORA.settings), "merge": "merge"})
+SHORT = Choice.of("finetune", share=0.1, learning_rate=1e-3)
+HALF = Choice.of("ffn", importance="weights", keep=0.5, slope=0.0, when="before")
 
 
 def reviews(path: Path, *, labels: bool = True) -> Path:
@@ -415,6 +418,18 @@ CASES = {
     "other hf": ("hf", {"finetuning": FULL, "runtime": ONNX}, "transformers", "other computation"),
     "int4": (None, {"finetuning": FULL, "precision": INT4}, "torch", "same files"),
     "heads": (None, {"structure": HEADS}, "paretune", "same files"),
+    "cut hf": (
+        "hf",
+        {"finetuning": MERGED, "structure": HALF, "recovery": SHORT},
+        "transformers",
+        "same computation",
+    ),
+    "kept, cut": (
+        None,
+        {"finetuning": LORA, "structure": HALF},
+        "paretune",
+        "same files",
+    ),
 }
 
 
@@ -475,9 +490,7 @@ def test_other_weights_are_found_out_even_where_the_hashes_fit(exported, tmp_pat
 
 @pytest.mark.slow
 def test_an_adapter_whose_base_was_trained_too_is_refused(bed, tmp_path):
-    trial = bed.trial(
-        finetuning=LORA, recovery=Choice.of("finetune", share=0.1, learning_rate=1e-3)
-    )
+    trial = bed.trial(finetuning=LORA, recovery=SHORT)
     with pytest.raises(BadRequest, match=r"was trained as well; .*--format paretune"):
         export_trial(bed.folder, trial, tmp_path / "to", "hf")
     assert not (tmp_path / "to").exists()

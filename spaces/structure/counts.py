@@ -6,7 +6,7 @@ The knobs that all ways of cutting share.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 from ..configuration import Settings
@@ -69,25 +69,55 @@ def kept_of(total: int, keep: float, multiple: int = 1) -> int:
     return min(total, multiple * max(1, math.floor(keep * total / multiple + 0.5)))
 
 
-def keep_knob(totals: Sequence[int], multiple: int = 1, name: str = "keep") -> OneOf:
+def keep_knob(
+    totals: Sequence[int], multiple: int = 1, name: str = "keep", *, whole: bool = False
+) -> OneOf:
     """The knob for a share; of shares that come to the same counts the nearest is offered.
+
+    The others may be written, and stand for it; shares that remove nothing may not.
 
     Args:
         totals: units per layer. multiple: see `kept_of`. name: of the knob.
+        whole: 1 is offered too, for which shares that remove nothing then stand.
 
-    >>> keep_knob([4, 4]).values
-    (0.25, 0.5, 0.75)
+    >>> keep_knob([4, 4]).values, keep_knob([3, 3]).values, keep_knob([3], whole=True).values
+    ((0.25, 0.5, 0.75), (0.375, 0.625), (0.375, 0.625, 1.0))
     """
-    nearest: dict[tuple[int, ...], tuple[float, float]] = {}
-    for share in SHARES:
-        counts = tuple(kept_of(total, share, multiple) for total in totals)
-        off = sum(abs(share * total - count) for total, count in zip(totals, counts, strict=True))
-        if counts != tuple(totals):
-            nearest[counts] = min(nearest.get(counts, (off, share)), (off, share))
+    counts = {share: tuple(kept_of(n, share, multiple) for n in totals) for share in SHARES}
+    cut = {share: left for share, left in counts.items() if left != tuple(totals)}
+    offered = nearest({share: (left, _off(share, totals, left)) for share, left in cut.items()})
     # A model too small to lose anything still has the knob; `refusals` then says why not.
-    values = tuple(share for _, share in nearest.values()) or (0.5,)
+    values = tuple(dict.fromkeys(offered.values())) or (0.5,)
     default = min(values, key=lambda share: abs(share - 0.75))
-    return OneOf(name, values, default, ordered=True)
+    if whole or not offered:
+        offered |= dict.fromkeys(counts.keys() - cut.keys() - {*values}, 1.0 if whole else 0.5)
+    if whole:
+        values = (*values, 1.0)
+    return OneOf(name, values, default, ordered=True, same=others(offered))
+
+
+def nearest(found: Mapping[float, tuple[object, float]]) -> dict[float, float]:
+    """Each share with the one that is offered in its place.
+
+    Args:
+        found: by share, what it comes to and how far off that is.
+
+    >>> nearest({0.625: (2, 0.125), 0.75: (2, 0.25), 1.0: (3, 0.0)})
+    {0.625: 0.625, 0.75: 0.625, 1.0: 1.0}
+    """
+    best: dict[object, tuple[float, float]] = {}
+    for share, (left, off) in found.items():
+        best[left] = min(best.get(left, (off, share)), (off, share))
+    return {share: best[left][1] for share, (left, _) in found.items()}
+
+
+def _off(share: float, totals: Sequence[int], left: Sequence[int]) -> float:
+    return sum(abs(share * total - count) for total, count in zip(totals, left, strict=True))
+
+
+def others(offered: Mapping[float, float]) -> tuple[tuple[float, float], ...]:
+    """Shares that may be written for another that is offered, with that; see `nearest`."""
+    return tuple(sorted(pair for pair in offered.items() if pair[0] != pair[1]))
 
 
 def as_importance(setting: object) -> Importance:
@@ -111,7 +141,7 @@ def refusals(
         totals: units per layer; empty: the model has none.
         keep: the share that should stay. multiple: see `kept_of`.
     """
-    if found := untouchable(paper):
+    if found := uncuttable(paper):
         return found
     if not 0 < keep <= 1:
         return [f"keep {keep} is no share; choose one in (0, 1)"]
@@ -138,6 +168,18 @@ def untouchable(paper: Paper) -> list[str]:
         return [
             f"{kinds} adapters hold on to the shapes of the layers; merge them first, "
             "or choose when: before"
+        ]
+    return []
+
+
+def uncuttable(paper: Paper) -> list[str]:
+    """Why nothing can be cut out of the layers of this model."""
+    if found := untouchable(paper):
+        return found
+    if paper.profile.sparsity:
+        return [
+            "cutting sparse matrices would leave another number of zeros in their rows than is on "
+            "paper; cut first, and choose the zeros of what is left"
         ]
     return []
 

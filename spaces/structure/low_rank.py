@@ -25,7 +25,7 @@ from .counts import (
     kept_of,
     phase_of,
     tapered,
-    untouchable,
+    uncuttable,
 )
 from .matrices import PARTS
 
@@ -106,7 +106,7 @@ class LowRank:
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """No matrix would become smaller, or adapters in the way."""
-        if found := untouchable(paper):
+        if found := uncuttable(paper):
             return found
         if not 0 < float(settings["keep"]) < 1:
             return [f"keep {settings['keep']} is no share that saves; choose one in (0, 1)"]

@@ -87,8 +87,7 @@ def _totals(paper: Paper) -> dict[str, list[int]]:
 
 
 def _share(kind: str, totals: Sequence[int], multiple: int) -> OneOf:
-    knob = keep_knob(totals, multiple, name=f"{kind}_keep")
-    return replace(knob, values=(*knob.values, 1.0))
+    return keep_knob(totals, multiple, name=f"{kind}_keep", whole=True)
 
 
 def _loses(kind: str, totals: Sequence[int], settings: Settings) -> bool:
