@@ -194,6 +194,8 @@ def _name_problems(study: Study) -> Iterator[Problem]:
     for i, name in enumerate(study.deploy):
         if name not in export_formats():
             yield Problem(("deploy", i), _unknown("export format", name, export_formats()))
+        if name in study.deploy[:i]:
+            yield Problem(("deploy", i), f"{name} is there twice; drop one")
 
 
 def _device_problems(study: Study, known: Sequence[str]) -> Iterator[Problem]:

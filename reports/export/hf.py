@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ...spaces.paper import Paper
 from ...spaces.profile import GROUPS, Profile
-from ...spaces.runtimes.refusals import HF_TYPES, hf_refusals
+from ...spaces.runtimes.refusals import HF_TYPES, hf_refusals, otherwise
 from ...spaces.steps import Runner
 from .description import Description
 from .files import copy_tokenizer, write_config
@@ -24,8 +24,7 @@ class Hf:
 
     def objection(self, paper: Paper) -> str | None:
         """What a study that deploys to hf refuses before anything is made."""
-        reason = next(hf_refusals(paper), None)
-        return None if reason is None else f"{reason}, or use --format paretune"
+        return next(otherwise(hf_refusals(paper), "use --format paretune"), None)
 
     def closeness(self, paper: Paper) -> Closeness:
         """Torch computes the same where all of it has one type."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Final
@@ -36,7 +36,7 @@ _ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 
 
 def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str) -> Iterator[str]:
-    """Declared formats that a runtime cannot hold, one line a format.
+    """Declared formats that a runtime cannot hold, one line a format, ending open.
 
     Groups without a weight are passed over: nothing of them is stored.
 
@@ -54,8 +54,18 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
         able = holds.get(groups[0], frozenset({"fp32"}))
         yield (
             f"{runtime} cannot hold {', '.join(groups)} in {name}; it holds {groups[0]} in "
-            f"{', '.join(sorted(able))}: choose one of these or another runtime"
+            f"{', '.join(sorted(able))}: choose one of these"
         )
+
+
+def otherwise(reasons: Iterable[str], what: str) -> Iterator[str]:
+    """Reasons that end open, each with what else can be done.
+
+    >>> list(otherwise(["too wide; choose less", "unknown"], "leave it out"))
+    ['too wide; choose less, or leave it out', 'unknown; leave it out']
+    """
+    for reason in reasons:
+        yield f"{reason}{', or' if ';' in reason else ';'} {what}"
 
 
 def adapter_refusals(profile: Profile) -> Iterator[str]:
@@ -86,40 +96,37 @@ def beside_refusals(paper: Paper, targets: Targets) -> Iterator[str]:
     """Why folders that are to be deployed to, of another runtime, cannot hold a model."""
     yield from deployed_as_hf(paper, targets)
     if "onnx" in targets.formats:
-        yield from onnx_file_refusals(paper.profile)
+        yield from otherwise(onnx_file_refusals(paper.profile), "leave onnx out of deploy")
 
 
 def deployed_as_hf(paper: Paper, targets: Targets) -> Iterator[str]:
     """`hf_refusals` in the words of a study, where it deploys to hf."""
     if "hf" in targets.formats:
-        yield from (f"{reason}, or leave hf out of deploy" for reason in hf_refusals(paper))
+        yield from otherwise(hf_refusals(paper), "leave hf out of deploy")
 
 
 def onnx_refusals(profile: Profile) -> Iterator[str]:
-    """Why a model cannot be written as an ONNX graph for ONNX Runtime."""
+    """Why a model cannot be written as an ONNX graph for ONNX Runtime, each ending open."""
     yield from unheld(profile, ONNX_HOLDS, "onnxruntime")
     for adapter in (a for a in profile.adapters if a.kind not in ONNX_ADAPTERS):
-        yield (
-            f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it, or use "
-            "the eager runtime"
-        )
+        yield (f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it")
     activation = activation_of(profile)
     if activation is not None and activation not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
-        yield f"onnxruntime has no activation {activation!r}, only {known}; use the eager runtime"
+        yield f"onnxruntime has no activation {activation!r}, only {known}"
     rotation = _rotation(profile)
     if family_of(profile.family).rope and rotation not in _ROTATIONS:
         known = ", ".join(sorted(_ROTATIONS))
-        yield f"onnxruntime has no {rotation!r} rotations, only {known}; use the eager runtime"
+        yield f"onnxruntime has no {rotation!r} rotations, only {known}"
 
 
 def onnx_file_refusals(profile: Profile) -> Iterator[str]:
-    """Why an ONNX file would not be what was searched in another runtime."""
+    """Why an ONNX file would not be what was searched in another runtime, each ending open."""
     yield from onnx_refusals(profile)
     if any(is_stored_sparse(profile, weight) for weight in profile.weights()):
         yield (
             "an ONNX file stores the zeros of sparse matrices, so that its size is another; choose "
-            "the onnxruntime runtime, or leave onnx out of deploy"
+            "the onnxruntime runtime"
         )
 
 
