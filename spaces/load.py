@@ -71,8 +71,10 @@ class Load:
         return _rows(self.source.config, self.labels)
 
     @cached_property
-    def _structure(self) -> str:
-        return structure_of(self.profile)
+    def _past(self) -> dict[str, Any]:
+        heads = (weight.name for weight in self.profile.weights() if weight.group == "head")
+        known = tuple(heads) if self.keeps_classifier else ()
+        return {"given": structure_of(self.profile), "learnt": known}
 
     @cached_property
     def keeps_classifier(self) -> bool:
@@ -86,9 +88,7 @@ class Load:
 
     def on_paper(self, paper: Paper) -> Paper:
         """The paper, which already describes the given model, with what is given and known."""
-        heads = [weight.name for weight in self.profile.weights() if weight.group == "head"]
-        known = tuple(heads) if self.keeps_classifier else ()
-        return replace(paper, given=self._structure, learnt=known)
+        return replace(paper, **self._past)
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The given model, loaded.

@@ -95,14 +95,14 @@ class Paper:
         return whole + recipe.mask.count(elements - whole)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready form; `from_json` is its inverse."""
+        """JSON-ready form; `from_json` is its inverse. An artifact has no past, and no such keys."""
+        past = {"given": self.given, "learnt": list(self.learnt)}
         return {
             "profile": self.profile.to_json(),
             "recipe": self.recipe.to_json(),
             "runtime": self.runtime,
             "plan": None if self.plan is None else asdict(self.plan),
-            "given": self.given,
-            "learnt": list(self.learnt),
+            **{name: value for name, value in past.items() if value},
         }
 
     @staticmethod
@@ -114,7 +114,6 @@ class Paper:
             recipe=Recipe.from_json(data["recipe"]),
             runtime=data["runtime"],
             plan=None if plan is None else Plan(**plan),
-            # stages that were stored before these two were known lack them
             given=data.get("given"),
             learnt=tuple(data.get("learnt", ())),
         )

@@ -109,7 +109,7 @@ def onnx_refusals(profile: Profile) -> Iterator[str]:
     """Why a model cannot be written as an ONNX graph for ONNX Runtime, each ending open."""
     yield from unheld(profile, ONNX_HOLDS, "onnxruntime")
     for adapter in (a for a in profile.adapters if a.kind not in ONNX_ADAPTERS):
-        yield (f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it")
+        yield f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it"
     activation = activation_of(profile)
     if activation is not None and activation not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
