@@ -95,7 +95,10 @@ class Paper:
         return whole + recipe.mask.count(elements - whole)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready form; `from_json` is its inverse. An artifact has no past, and no such keys."""
+        """JSON-ready form; `from_json` is its inverse. `given` and `learnt` only if not empty.
+
+        An artifact's paper has neither: their digits would count as model bytes.
+        """
         past = {"given": self.given, "learnt": list(self.learnt)}
         return {
             "profile": self.profile.to_json(),
