@@ -25,7 +25,7 @@ ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
 }
 """What ONNX Runtime computes with on CPU, or reads as fp32 (fp16); bf16 it has no kernels for."""
 
-HF_TYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
+HF_TYPES: Final[Mapping[FormatName, str]] = {"fp32": "float32", "bf16": "bfloat16"}
 """What transformers calls the types that a folder of its own may have."""
 
 ONNX_ADAPTERS: Final = frozenset({"bottleneck"})
