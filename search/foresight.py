@@ -65,10 +65,10 @@ def refuse_hopeless(study: Study, material: Material, space: Space, *, judged: b
     if not judged:
         _refuse_workload(study.workload.spec(), material.subject.profile)
         _refuse_unanswerable(study, material)
-    for wanted in enqueued(study.enqueue, space):
+    for i, wanted in enumerate(enqueued(study.enqueue, space)):
         objections = walk(wanted, material.subject).objections
         if objections:
-            raise StudyError(f"an enqueued configuration is illegal: {'; '.join(objections)}")
+            raise StudyError(f"enqueue.{i} is illegal: {'; '.join(objections)}")
     limits = () if judged else study.limits()
     _refuse_empty(study, material, space, paper_bounds(limits, study.workload.spec()))
 

@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -163,6 +163,14 @@ def _checked(document: Document, folder: Path | None = None) -> Study:
     return study
 
 
+_IN_YAML: Final = {
+    "a valid array": "a list: [...]",
+    "an object": "a mapping: {KEY: VALUE, ...}",
+    "a valid string": "text",
+}
+"""What pydantic calls by the names of JSON."""
+
+
 def _problem(details: ErrorDetails) -> Problem:
     """A validation error in the words of a study file."""
     path = tuple(details["loc"])
@@ -179,6 +187,7 @@ def _problem(details: ErrorDetails) -> Problem:
     if details["type"] == "value_error":
         return Problem(path, str(details["ctx"]["error"]))
     wanted = details["msg"].removeprefix("Input should be ")
+    wanted = _IN_YAML.get(wanted, wanted)
     near = difflib.get_close_matches(str(given), _options(details), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else ""
     return Problem(path, f"is {given!r}; it must be {wanted}{hint}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BadRequest, UnknownName
-from ..spaces.configuration import SLOTS, Choice, Configuration
+from ..errors import BadRequest, StudyError, UnknownName
+from ..spaces.configuration import SLOTS, Choice, Configuration, Scalar
 from ..spaces.device import CPU
-from ..spaces.hyperparameter import Hyperparameter, narrow
+from ..spaces.hyperparameter import Hyperparameter, narrow, settle
 from ..spaces.lower import plain
 from ..spaces.paper import Paper
 from ..spaces.profile import Attention, FeedForward, Head, Layer, Profile
@@ -30,6 +31,9 @@ LARGEST = Paper(
 What it refuses, every model refuses; what the given model refuses beyond that is said when the
 model is known.
 """
+
+SMALL = replace(LARGEST, profile=replace(LARGEST.profile, width=32))
+"""Another model: a default that differs between the two depends on the model."""
 
 
 def problems(study: Study) -> list[Problem]:
@@ -152,12 +156,24 @@ def _choice_problems(
         return
     known = _knobs(slot, method, LARGEST)
     narrowings = (wanted or {}).get(method, {})
+    still = {n: k.default for n, k in _knobs(slot, method, SMALL).items() if k.still}
     known = {n: narrow(k, narrowings[n]) if n in narrowings else k for n, k in known.items()}
     for name, value in choice.items():
+        stays = name in still and name not in narrowings
         if name != "method" and isinstance(value, list | dict):
             yield Problem((*path, name), f"must be one value, not {value!r}")
+        # a default that depends on the model is compared when that is known, by `enqueued`
+        elif stays and known[name].default == still[name] != value:
+            yield Problem((*path, name), f"is {value!r}; {_stays(slot, method, name, still[name])}")
         elif name != "method":
             yield from _narrowing_problems((*path, name), name, value, known)
+
+
+def _stays(slot: str, method: str, name: str, default: object) -> str:
+    return (
+        f"it stays at {default} while the space does not name it; leave it out, or write the "
+        f"values to try under space.{slot}.{method}.{name}"
+    )
 
 
 def _name_problems(study: Study) -> Iterator[Problem]:
@@ -178,6 +194,8 @@ def _name_problems(study: Study) -> Iterator[Problem]:
     for i, name in enumerate(study.deploy):
         if name not in export_formats():
             yield Problem(("deploy", i), _unknown("export format", name, export_formats()))
+        if name in study.deploy[:i]:
+            yield Problem(("deploy", i), f"{name} is there twice; drop one")
 
 
 def _device_problems(study: Study, known: Sequence[str]) -> Iterator[Problem]:
@@ -218,17 +236,30 @@ def enqueued(enqueue: Sequence[Mapping[str, Any]], space: Space) -> tuple[Config
     methods = {part.slot: part.methods for part in space.slots}
     fixed = {s: {"method": next(iter(m))} for s, m in methods.items() if slots()[s].off not in m}
     found = []
-    for item in enqueue:
+    for i, item in enumerate(enqueue):
         choices = {}
         for slot, body in {**fixed, **item}.items():
             knobs = methods.get(slot, {}).get(body["method"], ())
-            written = {name: value for name, value in body.items() if name != "method"}
-            settings = {**{knob.name: knob.default for knob in knobs}, **written}
+            settings = {name: value for name, value in body.items() if name != "method"}
+            for knob in knobs:
+                settings[knob.name] = _settled(("enqueue", i, slot), body, knob)
             choices[slot] = Choice.of(body["method"], **settings)
         configuration = plain(Configuration.of(**choices))
         space.parameters(configuration)
         found.append(configuration)
     return tuple(found)
+
+
+def _settled(path: Way, body: Mapping[str, Any], knob: Hyperparameter) -> Scalar:
+    """An enqueued value as the space offers it; the default where none was written."""
+    try:
+        return settle(knob, body.get(knob.name, knob.default))
+    except ValueError as error:
+        place = f"space.{path[-1]}.{body['method']}.{knob.name}"
+        raise StudyError(
+            f"{'.'.join(map(str, path))}: {error} in this study's space, on this model; choose one "
+            f"of these, or write other values under {place}"
+        ) from error
 
 
 def export_formats() -> list[str]:

@@ -7,7 +7,7 @@ Optuna distributions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .configuration import Scalar
@@ -42,13 +42,18 @@ class Real:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of a few values. `ordered`: the order means something (neighbours are closer)."""
+    """One of a few values.
+
+    `ordered`: the order means something (neighbours are closer). `same`: values that may be written
+    too, each with the one of `values` that means the same for the given model.
+    """
 
     name: str
     values: tuple[Scalar, ...]
     default: Scalar
     ordered: bool = False
     still: bool = False
+    same: tuple[tuple[Scalar, Scalar], ...] = field(default=(), repr=False)
 
 
 Hyperparameter = Integer | Real | OneOf
@@ -98,6 +103,19 @@ def unnamed(knob: Hyperparameter) -> Hyperparameter:
     return OneOf(knob.name, (knob.default,), knob.default, ordered=True)
 
 
+def settle(knob: Hyperparameter, value: object) -> Scalar:
+    """A value of a knob, written the one way in which the knob offers it.
+
+    Raises:
+        ValueError: outside what the knob allows; the message says what is allowed.
+
+    >>> settle(OneOf("depth", (0.5, 0.875), 0.875, same=((0.75, 0.875),)), 0.75)
+    0.875
+    """
+    settled: Scalar = _checked(knob, value)
+    return settled
+
+
 def allowed(knob: Hyperparameter) -> str:
     """What a knob may be, in words.
 
@@ -111,13 +129,15 @@ def allowed(knob: Hyperparameter) -> str:
 
 
 def _pick(knob: Hyperparameter, values: Sequence[object]) -> OneOf:
-    picked = tuple(_checked(knob, value) for value in values)
+    picked = tuple(dict.fromkeys(_checked(knob, value) for value in values))
     default = knob.default if knob.default in picked else picked[0]
-    return OneOf(knob.name, picked, default, ordered=getattr(knob, "ordered", True))
+    same = tuple(pair for pair in getattr(knob, "same", ()) if pair[1] in picked)
+    return OneOf(knob.name, picked, default, ordered=getattr(knob, "ordered", True), same=same)
 
 
 def _checked(knob: Hyperparameter, value: Any) -> Any:
     if isinstance(knob, OneOf):
+        value = next((offered for written, offered in knob.same if written == value), value)
         fits = value in knob.values and type(value) in {type(v) for v in knob.values}
     elif isinstance(value, bool) or not isinstance(value, int | float):
         fits = False

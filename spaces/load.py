@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -14,7 +14,7 @@ from .candidate import Candidate
 from .configuration import Settings, digest
 from .families import family_of
 from .models import ModelSource
-from .paper import Paper
+from .paper import Paper, structure_of
 from .profile import Profile
 from .steps import Bench, Phase, Reads
 
@@ -70,9 +70,25 @@ class Load:
         """The given classifier's row for each class of the task; None: it is for other classes."""
         return _rows(self.source.config, self.labels)
 
+    @cached_property
+    def _past(self) -> dict[str, Any]:
+        heads = (weight.name for weight in self.profile.weights() if weight.group == "head")
+        known = tuple(heads) if self.keeps_classifier else ()
+        return {"given": structure_of(self.profile), "learnt": known}
+
+    @cached_property
+    def keeps_classifier(self) -> bool:
+        """Whether the given classifier answers in the task's classes, as config.json has it."""
+        config, head = self.source.config, self.profile.head
+        name = family_of(self.profile.family).classes["classification"]
+        # transformers writes two classes by leaving them out
+        classes = len(config.get("id2label") or {}) or 2
+        named = name in (config.get("architectures") or ())
+        return named and self.rows is not None and classes == head.outputs
+
     def on_paper(self, paper: Paper) -> Paper:
-        """The paper as it came: it already describes the given model."""
-        return paper
+        """The paper, which already describes the given model, with what is given and known."""
+        return replace(paper, **self._past)
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The given model, loaded.
@@ -92,7 +108,7 @@ class Load:
                 f"model, or has them in other shapes: {', '.join(wrong[:5])}; download it again, "
                 "or correct its config.json"
             )
-        return Candidate(module, Paper(self.profile))
+        return Candidate(module, self.on_paper(Paper(self.profile)))
 
     def _given(self) -> Iterator[tuple[str, Tensor]]:
         """The checkpoint's tensors, those of its classifier in the task's order or left out."""

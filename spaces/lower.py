@@ -190,8 +190,8 @@ def walk(configuration: Configuration, subject: Subject) -> Walk:
         if not steps:
             objections += _object(slot, technique, settings, subject.paper, subject.targets)
     plan.sort(key=lambda row: (row[3].phase, SLOTS.index(row[0])))
-    paper, asked = subject.paper, set[str]()
-    moves = [Move("model", subject.load, paper, subject.load.on_paper(paper))]
+    paper, asked = subject.load.on_paper(subject.paper), set[str]()
+    moves = [Move("model", subject.load, subject.paper, paper)]
     for slot, technique, settings, step in plan:
         if slot not in asked:
             asked.add(slot)

@@ -6,9 +6,11 @@ Everything that can be known without torch is a function of these.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
+from .configuration import digest
 from .device import torch_device
 from .profile import Profile, trainable_parameters
 from .recipe import Recipe
@@ -60,12 +62,27 @@ class Paper:
         recipe: how the next Train step will train it.
         runtime: the row of `runtimes.RUNTIMES` it was deployed to, None before Deploy.
         plan: its layout over devices, None for one device.
+        given: `structure_of` the model that it was loaded as; None: not known.
+        learnt: fnmatch patterns over the names of parameters that know the task: those that any
+            training so far moved, and a classifier that came with the model.
     """
 
     profile: Profile
     recipe: Recipe = field(default_factory=Recipe)
     runtime: str | None = None
     plan: Plan | None = None
+    given: str | None = None
+    learnt: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> Paper:
+        """The paper after a training that followed its recipe."""
+        learnt = tuple(dict.fromkeys((*self.learnt, *self.recipe.trainable)))
+        return replace(self, learnt=learnt)
+
+    def knows(self, name: str) -> bool:
+        """Whether the parameter of that name knows the task."""
+        return any(fnmatchcase(name, pattern) for pattern in self.learnt)
 
     @property
     def trainable_parameters(self) -> int:
@@ -78,12 +95,17 @@ class Paper:
         return whole + recipe.mask.count(elements - whole)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready form; `from_json` is its inverse."""
+        """JSON-ready form; `from_json` is its inverse. `given` and `learnt` only if not empty.
+
+        An artifact's paper has neither: their digits would count as model bytes.
+        """
+        past = {"given": self.given, "learnt": list(self.learnt)}
         return {
             "profile": self.profile.to_json(),
             "recipe": self.recipe.to_json(),
             "runtime": self.runtime,
             "plan": None if self.plan is None else asdict(self.plan),
+            **{name: value for name, value in past.items() if value},
         }
 
     @staticmethod
@@ -95,4 +117,11 @@ class Paper:
             recipe=Recipe.from_json(data["recipe"]),
             runtime=data["runtime"],
             plan=None if plan is None else Plan(**plan),
+            given=data.get("given"),
+            learnt=tuple(data.get("learnt", ())),
         )
+
+
+def structure_of(profile: Profile) -> str:
+    """A name for a structure: adapters and formats, which change none of its weights, apart."""
+    return digest(replace(profile, adapters=(), formats=()).to_json())

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StudyError, UnknownName
 from .configuration import SLOTS, Choice, Configuration, Scalar
-from .hyperparameter import Hyperparameter, Integer, OneOf, narrow, unnamed
+from .hyperparameter import Hyperparameter, Integer, OneOf, narrow, settle, unnamed
 from .lower import plain
 from .paper import Paper
 from .slots import slots
+from .technique import Canonical
 
 if TYPE_CHECKING:
     from ConfigSpace import ConfigurationSpace
@@ -167,7 +168,9 @@ def _knobs(
     try:
         return tuple(narrow(h, wanted[n]) if n in wanted else unnamed(h) for n, h in knobs.items())
     except ValueError as error:
-        raise StudyError(f"{slot}.{method}: {error}") from error
+        raise StudyError(
+            f"space.{slot}.{method}: {error} for this model; choose among these"
+        ) from error
 
 
 def _suggest(trial: Suggester, name: str, knob: Hyperparameter) -> Scalar:
@@ -187,12 +190,22 @@ def _settings(space: SlotSpace, choice: Choice) -> dict[str, Scalar]:
         if knob.name not in given:
             raise StudyError(f"{space.slot}.{choice.method} needs a value for {knob.name}")
         try:
-            narrow(knob, given[knob.name])
+            value = settle(knob, given[knob.name])
         except ValueError as error:
-            raise StudyError(f"{space.slot}.{choice.method}: {error}") from error
+            if not _is_idle(space.slot, choice, knob):
+                raise StudyError(f"{space.slot}.{choice.method}: {error}") from error
+            value = knob.default
         if not (isinstance(knob, OneOf) and len(knob.values) == 1):
-            values[f"{space.slot}.{choice.method}.{knob.name}"] = given[knob.name]
+            values[f"{space.slot}.{choice.method}.{knob.name}"] = value
     return values
+
+
+def _is_idle(slot: str, choice: Choice, knob: Hyperparameter) -> bool:
+    """Whether a knob means nothing beside the others: any of its values is as good."""
+    technique, given = slots()[slot].techniques.get(choice.method), dict(choice.settings)
+    if not isinstance(technique, Canonical):
+        return False
+    return technique.canonical({**given, knob.name: knob.default}) == technique.canonical(given)
 
 
 def _categorical(name: str, values: Sequence[Scalar]) -> Any:

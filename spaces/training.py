@@ -7,7 +7,7 @@ No torch is imported until one of them runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from .configuration import Settings, digest
@@ -34,8 +34,8 @@ class TrainStep:
         return {}
 
     def on_paper(self, paper: Paper) -> Paper:
-        """The same paper: training changes values, never structure."""
-        return paper
+        """What has learnt now: training changes values, never structure."""
+        return paper.trained
 
     def run(self, candidate: Candidate, until_step: int, bench: Bench, seed: int) -> Candidate:
         """Follows `candidate.paper.recipe` up to a step; resumes what a lower rung left.
@@ -51,7 +51,8 @@ class TrainStep:
         """
         from .trainer import train
 
-        return train(self.name, candidate, until_step, bench, seed)
+        made = train(self.name, candidate, until_step, bench, seed)
+        return replace(made, paper=self.on_paper(made.paper))
 
 
 @dataclass(frozen=True)

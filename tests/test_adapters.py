@@ -325,7 +325,10 @@ def test_merged_weights_are_requantised_and_nothing_stays_beside_them(tiny_model
 def test_a_plain_folder_is_refused_before_a_bottleneck_is_trained(tiny_models):
     candidate = kept(tiny_models["bert"], "bottleneck")
     (reason,) = RUNTIMES["eager"].objections(candidate.paper, {}, Targets(("hf",)))
-    assert "peft has no file for bottleneck adapters; leave hf out of deploy" in reason
+    assert (
+        "peft has no file for bottleneck adapters; choose another fine-tuning, or leave hf out"
+        in reason
+    )
     for method in MERGED:
         assert isinstance(TABLE[method], ThroughPeft)
         paper = kept(tiny_models["bert"], method).paper

@@ -44,6 +44,9 @@ HEADS = Choice.of("heads", importance="weights", keep=0.5, slope=0.0, when="afte
 INT4 = Choice.of("int4", embeddings="int4", head="fp32", group_size=32)
 INT8 = Choice.of("int8", embeddings="int8", head="fp32")
 BF16 = Choice.of("bf16", embeddings="bf16", head="fp32")
+MERGED = Choice.of("lora", **{**dict(LORA.settings), "merge": "merge"})
+SHORT = Choice.of("finetune", share=0.1, learning_rate=1e-3)
+HALF = Choice.of("ffn", importance="weights", keep=0.5, slope=0.0, when="before")
 
 
 def reviews(path: Path, *, labels: bool = True) -> Path:
@@ -326,7 +329,9 @@ def test_an_artifact_that_is_not_what_was_searched_is_refused(bed, tmp_path, mon
 
 def test_what_a_plain_folder_cannot_hold_is_refused_with_another_way(bed, tmp_path):
     packed = bed.unjudged("final", precision=INT8)
-    with pytest.raises(BadRequest, match="do not hold embeddings in int8; use --format paretune"):
+    with pytest.raises(
+        BadRequest, match=r"in int8, only in fp32 or bf16; .*, or use --format paretune"
+    ):
         export_trial(bed.folder, packed, tmp_path / "to", "hf")
     heads = bed.unjudged("final", structure=HEADS)
     with pytest.raises(
@@ -413,6 +418,18 @@ CASES = {
     "other hf": ("hf", {"finetuning": FULL, "runtime": ONNX}, "transformers", "other computation"),
     "int4": (None, {"finetuning": FULL, "precision": INT4}, "torch", "same files"),
     "heads": (None, {"structure": HEADS}, "paretune", "same files"),
+    "cut hf": (
+        "hf",
+        {"finetuning": MERGED, "structure": HALF, "recovery": SHORT},
+        "transformers",
+        "same computation",
+    ),
+    "kept, cut": (
+        None,
+        {"finetuning": LORA, "structure": HALF},
+        "paretune",
+        "same files",
+    ),
 }
 
 
@@ -473,10 +490,8 @@ def test_other_weights_are_found_out_even_where_the_hashes_fit(exported, tmp_pat
 
 @pytest.mark.slow
 def test_an_adapter_whose_base_was_trained_too_is_refused(bed, tmp_path):
-    trial = bed.trial(
-        finetuning=LORA, recovery=Choice.of("finetune", share=0.1, learning_rate=1e-3)
-    )
-    with pytest.raises(BadRequest, match=r"the base itself was trained: .*--format paretune"):
+    trial = bed.trial(finetuning=LORA, recovery=SHORT)
+    with pytest.raises(BadRequest, match=r"was trained as well; .*--format paretune"):
         export_trial(bed.folder, trial, tmp_path / "to", "hf")
     assert not (tmp_path / "to").exists()
 

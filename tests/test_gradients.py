@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from paretune.spaces.families import family_of
 from paretune.spaces.losses import task_loss
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import Head, Profile, parameters
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.specimen import MemoryBench, logits_of
 from paretune.spaces.structure import TABLE
 from paretune.spaces.structure.counts import tapered
@@ -175,11 +177,18 @@ def objections(name: str, paper: Paper, targets: Targets | None = None, **change
 
 @pytest.mark.parametrize("name", ["heads", "ffn", "layers", "mixed"])
 def test_gradients_through_a_classifier_need_it_trained(name):
-    told = {"importance": "gradients", "when": "before"}
     classifier, language = Paper(profile_of("gpt2")), Paper(profile_of("gpt2", KINDS[-1][1]))
-    assert "choose when: after" in objections(name, classifier, **told)
-    assert not objections(name, language, **told)
-    assert not objections(name, classifier, importance="gradients", when="after")
+    instead = "similarity" if name == "layers" else "activations"
+    for when in ("before", "after"):
+        told = {"importance": "gradients", "when": when}
+        assert f"choose importance: {instead}, or when: after and" in (
+            objections(name, classifier, **told)
+        )
+        assert not objections(name, language, **told)
+        for learnt in (("*",), ("score.*",), ("score.weight",)):
+            assert not objections(name, replace(classifier, learnt=learnt), **told)
+        body = replace(classifier, learnt=("transformer.*",))
+        assert "nothing has trained the classifier yet" in objections(name, body, **told)
 
 
 @pytest.mark.parametrize("keep", [0.25, 0.5, 0.875])
@@ -207,10 +216,17 @@ def test_the_first_layers_keep_more_with_a_slope(step):
 
 
 def test_layers_of_unequal_width_are_refused_for_plain_classes():
-    paper, hf = Paper(profile_of("bert")), Targets(formats=("hf",))
-    assert "layers differ" in objections("ffn", paper, hf, keep=0.5, slope=0.8)
-    assert not objections("ffn", paper, hf, keep=0.5, slope=0.0)
+    def refused(name: str, paper: Paper, **changed: Any) -> str:
+        row = TABLE[name]
+        settings = {knob.name: knob.default for knob in row.hyperparameters(paper)} | changed
+        for step in row.steps(paper, settings):
+            paper = step.on_paper(paper)
+        return "; ".join(hf_refusals(paper))
+
+    paper = Paper(profile_of("bert"))
+    assert "layers differ" in refused("ffn", paper, keep=0.5, slope=0.8)
+    assert not refused("ffn", paper, keep=0.5, slope=0.0)
     told = {"heads_keep": 1.0, "ffn_keep": 0.5, "layers_keep": 0.5}
-    assert not objections("mixed", paper, hf, **told, slope=0.0)
+    assert not refused("mixed", paper, **told, slope=0.0)
     deep = Paper(profile_of("bert", layers=4))
-    assert "layers differ" in objections("mixed", deep, hf, **told, slope=0.8)
+    assert "layers differ" in refused("mixed", deep, **told, slope=0.8)

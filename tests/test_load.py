@@ -13,7 +13,7 @@ from paretune.search.study import Study
 from paretune.search.subject import load_material
 from paretune.spaces.load import Load
 from paretune.spaces.models import MINILM, inspect_model, profile_of
-from paretune.spaces.paper import Paper
+from paretune.spaces.paper import Paper, structure_of
 from paretune.spaces.recipe import Recipe
 from paretune.spaces.steps import Change, Phase
 from safetensors.torch import load_file, save_file
@@ -45,14 +45,35 @@ def _state(module: torch.nn.Module, prefix: str) -> dict[str, Tensor]:
     return {n: p for n, p in module.named_parameters() if n.startswith(prefix)}
 
 
-def test_load_is_the_first_change_and_leaves_the_paper_as_it_came(tiny_models):
+def test_load_is_the_first_change_and_says_on_paper_what_is_given(tiny_models):
     source = inspect_model(str(tiny_models["bert"]))
     step = Load(source, profile_of(source, "classification", 3))
     assert isinstance(step, Change)
     assert (step.name, step.phase, step.draws) == ("load", Phase.LOAD, True)
     assert step.reads == {"model"}
     paper = Paper(step.profile, Recipe(train_items=7))
-    assert step.on_paper(paper) is paper
+    assert step.on_paper(paper) == replace(paper, given=structure_of(step.profile))
+
+
+@pytest.mark.parametrize(
+    ("said", "knows"),
+    [
+        ({}, False),
+        ({"architectures": ["BertForSequenceClassification"]}, True),
+        ({"architectures": ["BertForSequenceClassification"], "id2label": {"0": "x"}}, False),
+        ({"architectures": ["BertForMaskedLM"]}, False),
+    ],
+)
+def test_a_classifier_that_came_for_these_classes_knows_the_task(folder, said, knows):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **said}))
+    source = inspect_model(str(folder))
+    step = Load(source, profile_of(source, "classification", 2), ("no", "yes"))
+    if "id2label" not in said:
+        step = replace(step, labels=())
+    paper = step.on_paper(Paper(step.profile))
+    assert paper.knows("classifier.weight") == paper.knows("bert.pooler.dense.weight") == knows
+    assert not paper.knows("bert.embeddings.word_embeddings.weight")
 
 
 def test_the_settings_of_load_tell_heads_apart(tiny_models):

@@ -15,6 +15,7 @@ from paretune.spaces.build import build
 from paretune.spaces.candidate import Candidate
 from paretune.spaces.configuration import Configuration
 from paretune.spaces.families import FAMILIES, family_of, plain_objection
+from paretune.spaces.finetuning import TABLE as FINETUNING
 from paretune.spaces.paper import Paper
 from paretune.spaces.paper_features import FEATURES, paper_features
 from paretune.spaces.profile import (
@@ -26,11 +27,14 @@ from paretune.spaces.profile import (
     parameters,
 )
 from paretune.spaces.runtimes import RUNTIMES, open_artifact
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.specimen import MemoryBench, counted_flops, logits_of, random_items
 from paretune.spaces.specimen import payload_bytes as bytes_written
+from paretune.spaces.steps import Phase
 from paretune.spaces.structure import TABLE
 from paretune.spaces.structure.factors import damped, factors
 from paretune.spaces.structure.low_rank import Factorise, FactoriseOutputs, largest_rank, rank_of
+from paretune.spaces.structure.sparsity import ZeroSmallest
 from paretune.spaces.technique import Targets
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -263,8 +267,9 @@ def objections(paper: Paper, targets: Targets | None = None, **changed: Any) -> 
 
 def test_plain_classes_cannot_hold_thin_matrices():
     paper = Paper(profile_of("llama"))
-    assert "remove hf from deploy" in objections(paper, Targets(("hf",)))
     assert plain_objection(Factorise(0.5).on_paper(paper).profile)
+    (reason,) = hf_refusals(Factorise(0.5).on_paper(paper))
+    assert "matrices are products of two thin ones; choose" in reason
 
 
 def test_what_would_save_nothing_is_refused():
@@ -272,3 +277,35 @@ def test_what_would_save_nothing_is_refused():
     assert "choose one in (0, 1)" in objections(paper, keep=1.0)
     bare = replace(paper.profile, layers=(replace(paper.profile.layers[0], feed_forward=None),))
     assert "choose structure none" in objections(Paper(bare), parts="ffn")
+
+
+ADAPTERS = [name for name, row in FINETUNING.items() if hasattr(row, "attach")]
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_adapters_refuse_thin_matrices_that_they_are_for(family, method):
+    row, paper = FINETUNING[method], Paper(profile_of(family))
+    everywhere = {"targets": "all-linear", "places": "houlsby"}
+
+    def refused(paper: Paper, **changed: Any) -> str:
+        knobs = {knob.name: knob.default for knob in row.hyperparameters(paper)}
+        changed = {name: value for name, value in changed.items() if name in knobs}
+        return "; ".join(row.objections(paper, knobs | changed, Targets()))
+
+    for parts in ("attention", "ffn", "both"):
+        thin = Factorise(0.5, parts, Phase.STRUCTURE_BEFORE).on_paper(paper)
+        said = refused(thin, **everywhere)
+        assert "products of two thin ones" in said
+        assert "choose when: after" in said
+    if "targets" in {knob.name for knob in row.hyperparameters(paper)}:
+        thin = Factorise(0.5, "ffn", Phase.STRUCTURE_BEFORE).on_paper(paper)
+        assert refused(thin, targets="attention") == refused(paper, targets="attention")
+
+
+def test_sparse_matrices_are_not_cut():
+    paper = ZeroSmallest(0.5).on_paper(Paper(profile_of("bert")))
+    for name in ("heads", "ffn", "layers", "mixed", "width", "low_rank"):
+        settings = {knob.name: knob.default for knob in TABLE[name].hyperparameters(paper)}
+        (reason,) = TABLE[name].objections(paper, settings, Targets())
+        assert "cut first" in reason

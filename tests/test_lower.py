@@ -204,3 +204,35 @@ def test_a_repeat_under_another_seed_learns_from_the_baseline_that_there_is(subj
     teacher = next(n for n in one if n.step.name == "train.recover").inputs[1]
     assert next(n for n in repeat if n.step.name == "train.recover").inputs[1] == teacher
     assert repeat.last.key != one.last.key
+
+
+@pytest.mark.parametrize(
+    ("before", "when", "legal"),
+    [
+        ({}, "after", False),
+        ({"recovery": ("finetune", {})}, "after", False),
+        ({"finetuning": ("full", {})}, "before", False),
+        ({"finetuning": ("full", {})}, "after", True),
+        ({"finetuning": ("lora", {})}, "after", True),
+        ({"architecture": ("subnet", {})}, "before", True),
+        ({"architecture": ("subnet", {}), "finetuning": ("head", {})}, "before", True),
+    ],
+)
+def test_gradients_judge_once_something_trained_the_classifier(subject, before, when, legal):
+    made = {slot: chosen(subject, slot, name, **told) for slot, (name, told) in before.items()}
+    told = {"importance": "gradients", "when": when}
+    for method in ("heads", "ffn", "layers"):
+        cut = chosen(subject, "structure", method, **told)
+        path = walk(Configuration.of(**made, structure=cut), subject)
+        assert (not path.objections) == legal, path.objections
+        assert legal or "nothing has trained the classifier yet" in path.objections[0]
+
+
+def test_a_training_says_on_paper_what_learnt(subject: Subject):
+    moves = walk(example(subject), subject).moves
+    learnt = {move.step.name: move.after.learnt for move in moves}
+    assert learnt["load"] == learnt["adapter.attach"] == ()
+    lora = ("*.lora_A.default.weight", "*.lora_B.default.weight")
+    assert learnt["train.finetune"][:2] == lora
+    assert "classifier.weight" in learnt["train.finetune"]
+    assert learnt["onnxruntime.deploy"][-1] == "*"

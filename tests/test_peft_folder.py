@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from paretune.reports.export.hf_runner import HfRunner
-from paretune.reports.export.peft_folder import peft_objection, write_peft
+from paretune.reports.export.peft_folder import write_peft
 from paretune.reports.export.target import Piece
 from paretune.spaces.candidate import Candidate
 from paretune.spaces.finetuning import TABLE
 from paretune.spaces.finetuning.adapters import ThroughPeft
 from paretune.spaces.runtimes import RUNTIMES
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.testing import MemoryBench, random_items
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,7 +51,7 @@ def test_peft_answers_from_its_folder_as_the_trial_did(tiny_models, tmp_path, me
     if candidate is None:  # refused on this family; tests/test_adapters.py says so
         assert (method, family) in {("loha", "gpt2"), ("lokr", "gpt2"), ("oft", "gpt2")}
         return
-    assert peft_objection(candidate.paper.profile) is None
+    assert not list(hf_refusals(candidate.paper))
     artifact, folder = tmp_path / "artifact", tmp_path / "peft"
     artifact.mkdir()
     folder.mkdir()
@@ -69,8 +70,9 @@ def test_peft_answers_from_its_folder_as_the_trial_did(tiny_models, tmp_path, me
 
 def test_bottlenecks_and_two_adapters_make_no_folder(tiny_models):
     start = given(tiny_models["bert"])
-    bottleneck = done(start, steps(TABLE["bottleneck"], start.paper)[:1])[0].paper.profile
-    assert "peft has no file for bottleneck adapters" in str(peft_objection(bottleneck))
-    lora = done(start, steps(TABLE["lora"], start.paper)[:1])[0].paper.profile
-    both = replace(lora, adapters=(*lora.adapters, *bottleneck.adapters))
-    assert "holds one adapter, not lora, bottleneck" in str(peft_objection(both))
+    bottleneck = done(start, steps(TABLE["bottleneck"], start.paper)[:1])[0].paper
+    assert "peft has no file for bottleneck adapters" in "; ".join(hf_refusals(bottleneck))
+    lora = done(start, steps(TABLE["lora"], start.paper)[:1])[0].paper
+    adapters = (*lora.profile.adapters, *bottleneck.profile.adapters)
+    both = replace(lora, profile=replace(lora.profile, adapters=adapters))
+    assert "holds one adapter, not lora, bottleneck" in "; ".join(hf_refusals(both))

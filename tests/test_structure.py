@@ -11,11 +11,13 @@ from paretune.errors import DataError
 from paretune.spaces.build import build
 from paretune.spaces.candidate import Candidate
 from paretune.spaces.families import family_of
+from paretune.spaces.hyperparameter import narrow, settle
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile, parameters
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.steps import Phase
 from paretune.spaces.structure import TABLE
-from paretune.spaces.structure.counts import keep_knob, kept_of
+from paretune.spaces.structure.counts import SHARES, keep_knob, kept_of
 from paretune.spaces.structure.ffn import PruneNeurons, PruneQuietNeurons
 from paretune.spaces.structure.heads import PruneHeads, PruneQuietHeads
 from paretune.spaces.structure.layers import DropIdleLayers, DropLayers, stay_by_place
@@ -250,10 +252,16 @@ def test_an_unknown_family_says_that_structure_does_not_apply():
 
 
 def test_fewer_heads_are_refused_for_plain_classes_that_cannot_hold_them():
-    hf = Targets(formats=("hf",))
-    assert "remove hf from deploy" in objections("heads", Paper(profile("bert")), hf)
-    assert not objections("heads", Paper(profile("qwen2")), hf)
-    assert not objections("ffn", Paper(profile("bert")), hf)
+    def refused(name: str, family: str) -> str:
+        paper = Paper(profile(family))
+        settings = {knob.name: knob.default for knob in TABLE[name].hyperparameters(paper)}
+        for step in TABLE[name].steps(paper, settings):
+            paper = step.on_paper(paper)
+        return "; ".join(hf_refusals(paper))
+
+    assert "do not add up to the width" in refused("heads", "bert")
+    assert not refused("heads", "qwen2")
+    assert not refused("ffn", "bert")
 
 
 def test_data_may_not_choose_among_blocks_of_different_sizes():
@@ -290,3 +298,34 @@ def test_a_mixed_cut_is_its_parts_one_after_the_other():
         small.paper.profile.layers == (Layer(Attention(2, 1, 8), FeedForward(32, gated=True)),) * 2
     )
     assert set(small.notes) == {"layers", "heads", "ffn"}
+
+
+def test_a_share_that_is_not_offered_stands_for_the_one_that_comes_to_the_same():
+    knob = keep_knob([3])
+    assert narrow(knob, [0.25, 0.5, 0.625]).values == (0.375, 0.625)
+    assert [kept_of(3, settle(knob, share)) for share in (0.25, 0.5, 0.75)] == [1, 2, 2]
+    with pytest.raises(ValueError, match=r"keep is 0.875; allowed: one of 0.375, 0.625"):
+        narrow(knob, 0.875)
+    with pytest.raises(ValueError, match=r"keep is 0.6; allowed"):
+        narrow(knob, 0.6)
+    assert settle(keep_knob([3], whole=True), 0.875) == 1.0
+    # Of a model with nothing to lose every share is one; `refusals` says why it cannot be cut.
+    assert {settle(keep_knob([1]), share) for share in SHARES} == {0.5}
+
+
+@pytest.mark.parametrize("total", range(1, 33))
+@pytest.mark.parametrize("multiple", [1, 8])
+def test_every_share_is_offered_or_stands_for_an_offered_one_of_the_same_count(total, multiple):
+    knob = keep_knob([total], multiple, whole=True)
+    for share in SHARES:
+        offered = settle(knob, share)
+        assert offered in knob.values
+        assert kept_of(total, offered, multiple) == kept_of(total, share, multiple)
+
+
+def test_narrowing_a_narrowed_share_changes_nothing():
+    once = narrow(keep_knob([6]), [0.75, 0.5])
+    assert once.values == (0.875, 0.5)
+    assert settle(once, 0.75) == 0.875
+    with pytest.raises(ValueError, match=r"keep is 0.25"):
+        settle(once, 0.25)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,10 @@ WRONG = [
     ("- finetuning: {", "- fintuning: {", r"line 22: .*did you mean 'finetuning'\?"),
     ("engine:", "sampler: graybox\nengine:", r"line 20: sampler: .*did you mean 'greybox'\?"),
     ("engine:", "deploy: [floppy]\nengine:", "line 20: deploy.0: unknown export format"),
+    ("engine:", "deploy: [hf, hf]\nengine:", "line 20: deploy.1: hf is there twice"),
+    ("engine:", "deploy: hf\nengine:", "line 20: deploy: is 'hf'; it must be a list"),
+    ("engine:", "deploy: [1]\nengine:", "line 20: deploy.0: is 1; it must be text"),
+    ("{methods: [none, ffn]}", "[ffn]", "line 14: space.structure: .*it must be a mapping"),
     ("engine:", "settings: {region: ZZZ}\nengine:", "line 20: settings.region: unknown region"),
     ("engine:", "settings: {device: abacus}\nengine:", "line 20: settings.device: unknown"),
     ("engine:", "settings: {pue: 0.5}\nengine:", "line 20: settings.pue: is 0.5"),
@@ -347,3 +353,52 @@ def test_the_schema_describes_every_field() -> None:
         assert definition["description"]
     for name, field in schema["properties"].items():
         assert "$ref" in field or field.get("description"), name
+
+
+SUBNET = """
+  architecture:
+    methods: [given, subnet]
+    subnet: {depth: 0.75, smallest: 0.5}
+"""
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("length: 2.0", "line 26: enqueue.1.architecture.length: is 2.0; it stays at 1.0 while"),
+        ("random: 3", "space.architecture.subnet.random"),
+        ("random: 2", None),
+        ("smallest: 0.5", None),
+        ("smallest: 0.25", "allowed: one of 0.5"),
+        ("learning_rate: 1e-4", None),  # the default depends on the model: asked when it is known
+    ],
+)
+def test_a_knob_that_the_space_leaves_alone_is_not_enqueued_with_another_value(
+    tmp_path, told, said
+):
+    text = _swap("  structure: {methods", f"{SUBNET.lstrip(chr(10))}  structure: {{methods")
+    text += f"  - architecture: {{method: subnet, {told}}}\n"
+    if said is None:
+        _load(tmp_path, text)
+        return
+    with pytest.raises(StudyError, match=re.escape(said)):
+        _load(tmp_path, text)
+
+
+def test_what_the_model_does_not_offer_says_where_to_offer_it() -> None:
+    space = Space.of({"architecture": {"methods": ["subnet"]}}, LARGEST)
+    wanted = [{"architecture": {"method": "subnet", "learning_rate": 1e-4}}]
+    said = r"enqueue\.0\.architecture: learning_rate is 0\.0001; .* under "
+    with pytest.raises(StudyError, match=f"{said}space.architecture.subnet.learning_rate"):
+        enqueued(wanted, space)
+
+
+def test_shares_are_settled_when_the_model_is_known() -> None:
+    layer = LARGEST.profile.layers[0]
+    small = replace(LARGEST, profile=replace(LARGEST.profile, layers=(layer,) * 6))
+    space = Space.of({"structure": {"methods": ["layers"], "layers": {"keep": [0.5, 0.75]}}}, small)
+    (found,) = enqueued([{"structure": {"method": "layers", "keep": 0.75}}], space)
+    assert dict(found.get("structure").settings)["keep"] == 0.875
+    two = replace(small, profile=replace(small.profile, layers=(layer,) * 2))
+    with pytest.raises(StudyError, match=r"keep is 0.875; allowed: one of .* for this model"):
+        Space.of({"structure": {"methods": ["layers"], "layers": {"keep": 0.875}}}, two)

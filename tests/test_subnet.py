@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from optuna.trial import FixedTrial
+from paretune.errors import StudyError
 from paretune.evaluators.catalogue import metric
 from paretune.evaluators.compute.backward import training_step_flops
 from paretune.evaluators.compute.step import step_flops
@@ -36,6 +37,7 @@ from paretune.spaces.build import build
 from paretune.spaces.candidate import Candidate
 from paretune.spaces.configuration import Choice, Configuration
 from paretune.spaces.families import family_of
+from paretune.spaces.hyperparameter import narrow
 from paretune.spaces.load import Load
 from paretune.spaces.losses import task_loss
 from paretune.spaces.lower import Subject, lower, plain, walk
@@ -43,8 +45,10 @@ from paretune.spaces.models import inspect_model, profile_of
 from paretune.spaces.paper import Paper, Workload
 from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile, parameters
 from paretune.spaces.recipe import Loss, Recipe
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.slots import slots
 from paretune.spaces.space import Space
+from paretune.spaces.structure.counts import kept_of
 from paretune.spaces.technique import Targets
 from paretune.spaces.testing import MemoryBench, random_items
 from paretune.spaces.training import SupernetStep
@@ -362,12 +366,17 @@ def test_a_model_without_a_super_network_says_why():
 
 
 def test_plain_classes_hold_even_sub_networks_of_all_heads():
-    hf = Targets(formats=("hf",))
     described = profile("bert")
-    assert not told("subnet", described, hf, depth=0.625, ffn_first=0.5, ffn_last=0.5)
-    assert "remove hf from deploy" in told("subnet", described, hf, ffn_first=0.5)
-    half = {"heads_first": 0.5, "heads_last": 0.5}
-    assert "remove hf from deploy" in told("subnet", described, hf, **half)
+
+    def refused(**told: float) -> str:
+        paper = Paper(described, Recipe(train_items=8, epochs=1))
+        for step in TABLE["subnet"].steps(paper, settings("subnet", described, **told)):
+            paper = step.on_paper(paper)
+        return "; ".join(hf_refusals(paper))
+
+    assert not refused(depth=0.625, ffn_first=0.5, ffn_last=0.5)
+    assert "layers differ" in refused(ffn_first=0.5)
+    assert "do not add up to the width" in refused(heads_first=0.5, heads_last=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -500,3 +509,24 @@ def test_a_fine_tuning_behind_a_super_network_has_one_name_at_every_rung():
     names = [lower(configuration, subject, rung).trainings for rung in (0, 1)]
     assert len(names[0]) == 2
     assert names[0] == names[1] == trainings(walk(configuration, subject), subject)
+
+
+def test_a_share_of_six_blocks_stands_for_the_one_that_is_offered():
+    knobs = {knob.name: knob for knob in TABLE["subnet"].hyperparameters(Paper(profile("bert", 6)))}
+    assert knobs["depth"].values == (0.5, 0.625, 0.875, 1.0)
+    assert narrow(knobs["depth"], 0.75).values == (0.875,)
+    assert kept_of(6, 0.75) == kept_of(6, 0.875)
+
+
+def test_a_shallow_sub_network_lies_in_a_narrowed_space():
+    paper = Paper(profile("bert"), Recipe(train_items=8, epochs=1))
+    told = {"depth": [0.625, 1.0], "heads_3": [0.75, 1.0], "heads_2": [0.25, 0.5]}
+    wanted = {"methods": ["subnet_free"], "subnet_free": told}
+    space = Space.of({"architecture": wanted}, paper)
+    for drawn in space.sample(40, seed=0):
+        values = space.parameters(drawn)
+        assert set(values) == set(space.parameters(space.suggest(FixedTrial(values))))
+        assert space.suggest(FixedTrial(values)) == drawn
+    shallow = settings("subnet_free", paper.profile, depth=0.625, heads_2=0.75)
+    with pytest.raises(StudyError, match=r"heads_2 is 0.75; allowed: one of 0.25, 0.5"):
+        space.parameters(plain(Configuration.of(architecture=Choice.of("subnet_free", **shallow))))

@@ -14,6 +14,7 @@ from paretune.spaces.families import FAMILIES, family_of
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import Head, Profile, forward_flops
 from paretune.spaces.runtimes import RUNTIMES, open_artifact
+from paretune.spaces.runtimes.refusals import hf_refusals
 from paretune.spaces.specimen import MemoryBench, counted_flops, logits_of, random_items
 from paretune.spaces.structure import TABLE
 from paretune.spaces.structure.width import PruneChannels, PruneQuietChannels
@@ -102,7 +103,7 @@ def objections(paper: Paper, targets: Targets | None = None, **changed: Any) -> 
 
 
 def test_plain_classes_hold_it_only_where_heads_have_a_width_of_their_own():
-    hf = Targets(("hf",))
-    assert "do not add up to the width 24" in objections(Paper(profile_of("bert")), hf)
-    assert not objections(Paper(profile_of("llama")), hf)
+    (reason,) = hf_refusals(PruneChannels(0.75).on_paper(Paper(profile_of("bert"))))
+    assert "do not add up to the width 24" in reason
+    assert not list(hf_refusals(PruneChannels(0.75).on_paper(Paper(profile_of("llama")))))
     assert "removes nothing" in objections(Paper(profile_of("bert")), keep=1.0)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar
 
-from ...spaces.families import plain_objection
 from ...spaces.paper import Paper
 from ...spaces.profile import GROUPS, Profile
+from ...spaces.runtimes.refusals import HF_TYPES, hf_refusals, otherwise
 from ...spaces.steps import Runner
 from .description import Description
 from .files import copy_tokenizer, write_config
 from .target import Closeness, Piece, Written
-
-DTYPES: Final = {"fp32": "float32", "bf16": "bfloat16"}
-"""What transformers calls the types that a whole plain model may have."""
-
-OTHERS: Final = "--format paretune, or onnx"
 
 
 class Hf:
@@ -29,20 +23,8 @@ class Hf:
     runtime: ClassVar[str | None] = "eager"
 
     def objection(self, paper: Paper) -> str | None:
-        """Packed weights, a structure of its own, or adapters that peft has no file for."""
-        from .peft_folder import peft_objection
-
-        profile = paper.profile
-        packed = [g for g in GROUPS if profile.format_of(g).name not in DTYPES]
-        if packed:
-            form = profile.format_of(packed[0]).name
-            return f"hf folders do not hold {packed[0]} in {form}; use {OTHERS}"
-        if profile.sparsity:
-            return f"plain safetensors store the zeros of sparse matrices; use {OTHERS}"
-        reason = plain_objection(replace(profile, adapters=()))
-        if reason is not None:
-            return f"transformers' classes cannot hold this structure: {reason}; use {OTHERS}"
-        return peft_objection(profile) if profile.adapters else None
+        """What a study that deploys to hf refuses before anything is made."""
+        return next(otherwise(hf_refusals(paper), "use --format paretune"), None)
 
     def closeness(self, paper: Paper) -> Closeness:
         """Torch computes the same where all of it has one type."""
@@ -50,11 +32,7 @@ class Hf:
         return "other computation" if mixed else "same computation"
 
     def write(self, piece: Piece, folder: Path) -> Written:
-        """Writes config.json and model.safetensors, or peft's two files, and the tokenizer.
-
-        Raises:
-            BadRequest: adapters whose base was trained as well.
-        """
+        """Writes config.json and model.safetensors, or peft's two files, and the tokenizer."""
         copy_tokenizer(piece.source, folder)
         if piece.paper.profile.adapters:
             from .peft_folder import write_peft
@@ -97,7 +75,7 @@ def _write_whole(piece: Piece, folder: Path) -> Written:
     from ...spaces.runtimes.eager_runner import TENSORS
 
     profile = piece.paper.profile
-    dtype = DTYPES[profile.format_of("norm").name]
+    dtype = HF_TYPES[profile.format_of("norm").name]
     tensors = load_file(piece.artifact / TENSORS)
     cast = {name: tensor.to(getattr(torch, dtype)) for name, tensor in tensors.items()}
     save_file(cast, folder / "model.safetensors", metadata={"format": "pt"})
@@ -108,7 +86,7 @@ def _write_whole(piece: Piece, folder: Path) -> Written:
 def _remarks(profile: Profile, dtype: str) -> Iterator[str]:
     for group in GROUPS:
         form = profile.format_of(group).name
-        if DTYPES[form] != dtype and any(w.group == group for w in profile.weights()):
+        if any(w.group == group for w in profile.weights()) and HF_TYPES[form] != dtype:
             yield f"The {group} weights, searched in {form}, are stored in {dtype}."
 
 

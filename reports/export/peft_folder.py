@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from ...errors import BadRequest, VerificationFailed
+from ...errors import VerificationFailed
 from ...spaces.families import family_of
 from ...spaces.finetuning import TABLE
 from ...spaces.finetuning.adapters import ThroughPeft
@@ -24,32 +24,18 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor
 
-ELSE: Final = "use --format paretune, or search with merge: merge"
-
 _PREFIX: Final = "base_model.model."
-
-
-def peft_objection(profile: Profile) -> str | None:
-    """Why these adapters make no peft folder, and what to do; None: they do."""
-    kinds = [adapter.kind for adapter in profile.adapters]
-    if len(kinds) > 1:
-        return f"a peft folder holds one adapter, not {', '.join(kinds)}; {ELSE}"
-    if not isinstance(TABLE.get(kinds[0]), ThroughPeft):
-        return f"peft has no file for {kinds[0]} adapters; use --format paretune, or onnx"
-    types = {profile.format_of(weight.group).name for weight in profile.weights()}
-    if types != {"fp32"}:
-        return f"an unmerged adapter is exported in fp32, not {', '.join(sorted(types))}; {ELSE}"
-    return None
 
 
 def write_peft(piece: Piece, folder: Path) -> dict[str, Any]:
     """Writes adapter_config.json and adapter_model.safetensors.
 
+    Args:
+        piece: one that `hf_refusals` passes.
+        folder: where to.
+
     Returns:
         What the base is loaded with.
-
-    Raises:
-        BadRequest: training changed the base itself.
     """
     from safetensors.torch import load_file, save_file
 
@@ -122,16 +108,10 @@ def _saved_modules(
     """
     import torch
 
-    heads = {weight.name for weight in profile.weights() if weight.group == "head"}
-    differ = [name for name, tensor in ours.items() if not torch.equal(tensor, base[name])]
-    foreign = sorted(set(differ) - heads)
-    if foreign:
-        raise BadRequest(
-            f"the base itself was trained: {foreign[0]} is not the given model's, so an adapter "
-            f"alone does not hold this trial; {ELSE}"
-        )
     if profile.head.kind != "classification":
         return ()
+    heads = [weight.name for weight in profile.weights() if weight.group == "head"]
+    differ = [name for name in heads if not torch.equal(ours[name], base[name])]
     top = family_of(profile.family).classifier.partition(".")[0]
     paths = {name.rpartition(".")[0] for name in differ}
     return tuple(sorted({top, *(path for path in paths if path.partition(".")[0] != top)}))

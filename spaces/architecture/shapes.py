@@ -17,7 +17,7 @@ from ..hyperparameter import OneOf
 from ..paper import Paper
 from ..profile import Layer, Profile
 from ..recipe import Elastic
-from ..structure.counts import SHARES, kept_of
+from ..structure.counts import SHARES, kept_of, nearest, others
 from ..structure.ffn import MULTIPLE
 from ..training import derived_seed
 
@@ -53,6 +53,8 @@ def depths(profile: Profile, least: int = 1) -> tuple[int, ...]:
 def share_knob(name: str, total: int, multiple: int = 1, least: float = SHARES[0]) -> OneOf:
     """The knob for how much stays; of shares that come to the same number the nearest is offered.
 
+    The others may be written, and stand for it.
+
     Args:
         name: of the knob. total: units that there are. multiple: see `kept_of`.
         least: share below which none is offered.
@@ -60,12 +62,10 @@ def share_knob(name: str, total: int, multiple: int = 1, least: float = SHARES[0
     >>> share_knob("depth", 3, least=0.5).values, share_knob("heads", 1).values
     ((0.625, 1.0), (1.0,))
     """
-    nearest: dict[int, tuple[float, float]] = {}
-    for share in (share for share in (*SHARES, 1.0) if share >= least):
-        count = kept_of(total, share, multiple)
-        off = (abs(share * total - count), share)
-        nearest[count] = min(nearest.get(count, off), off)
-    return OneOf(name, tuple(share for _, share in nearest.values()), 1.0, ordered=True)
+    counts = {s: kept_of(total, s, multiple) for s in (*SHARES, 1.0) if s >= least}
+    offered = nearest({s: (count, abs(s * total - count)) for s, count in counts.items()})
+    values = tuple(dict.fromkeys(offered.values()))
+    return OneOf(name, values, 1.0, ordered=True, same=others(offered))
 
 
 def groups(profile: Profile, least: int = 1) -> tuple[int, ...]:

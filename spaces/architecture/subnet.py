@@ -32,7 +32,6 @@ from .shapes import (
     neurons,
     refusals,
     share_knob,
-    shrunk,
     tapered,
     whole_block,
 )
@@ -67,7 +66,7 @@ class Subnet:
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """No super-network of this model, or a sub-network that it does not hold."""
-        return objections(paper, _tapering(paper, settings), settings, targets)
+        return objections(paper, _tapering(paper, settings), settings)
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Order, Widen, Train, Extract."""
@@ -109,7 +108,7 @@ def training_knobs(paper: Paper) -> tuple[Hyperparameter, ...]:
     )
 
 
-def objections(paper: Paper, blocks: Blocks, settings: Settings, targets: Targets) -> list[str]:
+def objections(paper: Paper, blocks: Blocks, settings: Settings) -> list[str]:
     """Why these blocks cannot be a sub-network of this model, or of a super-network so small."""
     found = refusals(paper)
     if found:
@@ -125,7 +124,7 @@ def objections(paper: Paper, blocks: Blocks, settings: Settings, targets: Target
                 f"a block of {min(sizes)} {what} is not in a super-network of smallest {share:g}, "
                 f"which has at least {fewest}; choose larger shares, or a lower smallest"
             )
-    return [*found, *_plain_class_refusals(paper, blocks, targets)]
+    return found
 
 
 def steps(blocks: Blocks, settings: Settings) -> Sequence[Step]:
@@ -141,15 +140,3 @@ def _widen(settings: Settings) -> Widen:
         length=float(settings["length"]),
         learning_rate=float(settings["learning_rate"]),
     )
-
-
-def _plain_class_refusals(paper: Paper, blocks: Blocks, targets: Targets) -> list[str]:
-    from ..families import plain_objection
-
-    reason = plain_objection(shrunk(paper.profile, blocks)) if "hf" in targets.formats else None
-    if reason is None:
-        return []
-    return [
-        f"transformers' plain {paper.profile.family} class cannot hold the result ({reason}); "
-        "choose all heads and one share of neurons in every block, or remove hf from deploy"
-    ]

@@ -51,7 +51,7 @@ class SubnetFree:
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """No super-network of this model, or a sub-network that it does not hold."""
-        return objections(paper, _free(paper, settings), settings, targets)
+        return objections(paper, _free(paper, settings), settings)
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Order, Widen, Train, Extract."""

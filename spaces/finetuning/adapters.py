@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
 
 from ..configuration import Settings
-from ..family import Role
+from ..family import NARROW, Role
 from ..hyperparameter import OneOf
 from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
@@ -195,17 +195,35 @@ def beside(*leaves: str) -> Chooser:
 def wrapped(profile: Profile, roles: Sequence[Role]) -> dict[str, Weight]:
     """The matrices that play these roles, by the path of their module, layer by layer.
 
-    Roles that a layer lacks are passed over; a fused matrix is named once.
+    Roles that a layer lacks are passed over, and thin ones (see `thin_refusals`); a fused matrix is
+    named once.
     """
+    weights = {weight.name: weight for weight in profile.weights()}
+    paths = _paths(profile, roles)
+    return {p: weights[f"{p}.weight"] for p in paths if f"{p}.weight" in weights}
+
+
+def thin_refusals(profile: Profile, roles: Sequence[Role]) -> list[str]:
+    """Why an adapter has no place where a matrix is a product of two thin ones."""
+    names = {weight.name for weight in profile.weights()}
+    thin = [path for path in _paths(profile, roles) if f"{path}.{NARROW}.weight" in names]
+    if not thin:
+        return []
+    return [
+        f"adapters change whole matrices, and {len(thin)} of those that they are for are products "
+        f"of two thin ones ({thin[0]}); choose when: after for structure low_rank, its parts so "
+        "that they do not meet, or finetuning full"
+    ]
+
+
+def _paths(profile: Profile, roles: Sequence[Role]) -> tuple[str, ...]:
+    """Paths of the modules that may play these roles, each once, layer by layer."""
     from ..families import family_of
 
     family = family_of(profile.family)
     held = [role for role in roles if role in family.modules]
-    weights = {weight.name: weight for weight in profile.weights()}
-    paths = dict.fromkeys(
-        family.path(role, layer) for layer in range(len(profile.layers)) for role in held
-    )
-    return {p: weights[f"{p}.weight"] for p in paths if f"{p}.weight" in weights}
+    places = range(len(profile.layers))
+    return tuple(dict.fromkeys(family.path(role, layer) for layer in places for role in held))
 
 
 def sides(matrix: Weight) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
 from ..steps import Step
 from ..technique import Targets
-from .adapters import adapted, beside, sides, wrapped
+from .adapters import adapted, beside, sides, thin_refusals, wrapped
 from .selection import learning_rate
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ class Bottleneck:
         )
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """No such sub-layers, or a bottleneck of no width at all."""
+        """No such sub-layers, thin matrices in them, or a bottleneck of no width at all."""
+        if thin := thin_refusals(paper.profile, PLACES[str(settings["places"])]):
+            return thin
         matrices = wrapped(paper.profile, PLACES[str(settings["places"])])
         if not matrices:
             return [f"no layer has the parts of {settings['places']}; choose other places"]

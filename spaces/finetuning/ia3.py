@@ -12,7 +12,7 @@ from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
 from ..steps import Step
 from ..technique import Targets
-from .adapters import MERGE, adapted, beside, sides, wrapped
+from .adapters import MERGE, adapted, beside, sides, thin_refusals, wrapped
 from .selection import learning_rate
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Ia3:
         return (learning_rate(5e-3), MERGE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to scale."""
+        """Nothing to scale, or thin matrices."""
+        if thin := thin_refusals(paper.profile, (*_OUTPUTS, *_INPUTS)):
+            return thin
         if wrapped(paper.profile, (*_OUTPUTS, *_INPUTS)):
             return []
         return ["no layer has attention or a feed-forward part to scale; choose full or head"]

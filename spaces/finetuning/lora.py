@@ -12,7 +12,7 @@ from ..paper import Paper
 from ..profile import Adapter, Profile, Weight
 from ..steps import Step
 from ..technique import Targets
-from .adapters import MERGE, adapted, beside, fills_zeros, sides, wrapped
+from .adapters import MERGE, adapted, beside, fills_zeros, sides, thin_refusals, wrapped
 from .selection import learning_rate
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def targeted(profile: Profile, settings: Settings) -> dict[str, Weight]:
 
 
 def not_adaptable(paper: Paper, settings: Settings) -> list[str]:
-    """Why the matrices that shall be adapted cannot be: there are none, or zeros would fill."""
+    """Why matrices that shall be adapted cannot be: none there, thin ones, zeros would fill."""
+    if thin := thin_refusals(paper.profile, TARGETS[str(settings["targets"])]):
+        return thin
     matrices = targeted(paper.profile, settings)
     if matrices:
         return fills_zeros(paper, settings, matrices.values())

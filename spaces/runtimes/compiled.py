@@ -25,7 +25,7 @@ from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .compiler import compiler_problem, compiler_version
 from .payload import payload_bytes
-from .refusals import adapter_refusals, beside_refusals, unheld, unlike_adapters
+from .refusals import adapter_refusals, beside_refusals, otherwise, unheld, unlike_adapters
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -98,11 +98,11 @@ class Compiled:
         """What it cannot hold, a folder to deploy to, or that nothing compiles here."""
         profile = paper.profile
         return [
-            *unheld(profile, self.holds, self.name),
+            *otherwise(unheld(profile, self.holds, self.name), "another runtime"),
             *unlike_adapters(profile),
             *adapter_refusals(profile),
             *(_UNTRACED for adapter in profile.adapters if adapter.kind == "dora"),
-            *beside_refusals(profile, targets),
+            *beside_refusals(paper, targets),
             *_nothing_compiles(targets.device),
         ]
 

@@ -20,7 +20,7 @@ from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes
-from .refusals import adapter_refusals, beside_refusals, unheld, unlike_adapters
+from .refusals import adapter_refusals, beside_refusals, otherwise, unheld, unlike_adapters
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -89,10 +89,10 @@ class Eager:
         """What it cannot hold, or a folder that is to be deployed to."""
         profile = paper.profile
         return [
-            *unheld(profile, self.holds, self.name),
+            *otherwise(unheld(profile, self.holds, self.name), "another runtime"),
             *unlike_adapters(profile),
             *adapter_refusals(profile),
-            *beside_refusals(profile, targets),
+            *beside_refusals(paper, targets),
         ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:

@@ -21,7 +21,7 @@ from ..profile import Group, Profile
 from ..steps import Bench, Phase, Reads, Runner, Step
 from ..technique import Targets
 from .payload import payload_bytes, with_zeros
-from .refusals import ONNX_HOLDS, hf_refusals, onnx_gpu_refusals, onnx_refusals
+from .refusals import ONNX_HOLDS, deployed_as_hf, onnx_gpu_refusals, onnx_refusals, otherwise
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -81,9 +81,9 @@ class OnnxRuntime:
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """What it cannot hold, or a folder that is to be deployed to."""
         profile = paper.profile
-        beside = hf_refusals(profile) if "hf" in targets.formats else ()
         there = () if targets.device == CPU else onnx_gpu_refusals(profile)
-        return [*onnx_refusals(profile), *beside, *there]
+        here = otherwise(onnx_refusals(profile), "use the eager runtime")
+        return [*here, *deployed_as_hf(paper, targets), *there]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """Deploy."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Final
@@ -10,7 +10,8 @@ from typing import Final
 from ..families import family_of, plain_objection
 from ..finetuning import TABLE as FINETUNING
 from ..finetuning.adapters import ThroughPeft
-from ..profile import WHOLE, FormatName, Group, Profile
+from ..paper import Paper, structure_of
+from ..profile import GROUPS, WHOLE, Format, FormatName, Group, Profile
 from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
 from .payload import is_stored_sparse
@@ -24,6 +25,9 @@ ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
 }
 """What ONNX Runtime computes with on CPU, or reads as fp32 (fp16); bf16 it has no kernels for."""
 
+HF_TYPES: Final[Mapping[FormatName, str]] = {"fp32": "float32", "bf16": "bfloat16"}
+"""What transformers calls the types that a folder of its own may have."""
+
 ONNX_ADAPTERS: Final = frozenset({"bottleneck"})
 """Adapters that are written into the graph: those that cannot be merged."""
 
@@ -32,7 +36,7 @@ _ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 
 
 def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str) -> Iterator[str]:
-    """Declared formats that a runtime cannot hold, one line a format.
+    """Declared formats that a runtime cannot hold, one line a format, ending open.
 
     Groups without a weight are passed over: nothing of them is stored.
 
@@ -50,8 +54,18 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
         able = holds.get(groups[0], frozenset({"fp32"}))
         yield (
             f"{runtime} cannot hold {', '.join(groups)} in {name}; it holds {groups[0]} in "
-            f"{', '.join(sorted(able))}: choose one of these or another runtime"
+            f"{', '.join(sorted(able))}: choose one of these"
         )
+
+
+def otherwise(reasons: Iterable[str], what: str) -> Iterator[str]:
+    """Reasons that end open, each with what else can be done.
+
+    >>> list(otherwise(["too wide; choose less", "unknown"], "leave it out"))
+    ['too wide; choose less, or leave it out', 'unknown; leave it out']
+    """
+    for reason in reasons:
+        yield f"{reason}{', or' if ';' in reason else ';'} {what}"
 
 
 def adapter_refusals(profile: Profile) -> Iterator[str]:
@@ -78,39 +92,41 @@ def unlike_adapters(profile: Profile) -> Iterator[str]:
         )
 
 
-def beside_refusals(profile: Profile, targets: Targets) -> Iterator[str]:
+def beside_refusals(paper: Paper, targets: Targets) -> Iterator[str]:
     """Why folders that are to be deployed to, of another runtime, cannot hold a model."""
-    if "hf" in targets.formats:
-        yield from hf_refusals(profile)
+    yield from deployed_as_hf(paper, targets)
     if "onnx" in targets.formats:
-        yield from onnx_file_refusals(profile)
+        yield from otherwise(onnx_file_refusals(paper.profile), "leave onnx out of deploy")
+
+
+def deployed_as_hf(paper: Paper, targets: Targets) -> Iterator[str]:
+    """`hf_refusals` in the words of a study, where it deploys to hf."""
+    if "hf" in targets.formats:
+        yield from otherwise(hf_refusals(paper), "leave hf out of deploy")
 
 
 def onnx_refusals(profile: Profile) -> Iterator[str]:
-    """Why a model cannot be written as an ONNX graph for ONNX Runtime."""
+    """Why a model cannot be written as an ONNX graph for ONNX Runtime, each ending open."""
     yield from unheld(profile, ONNX_HOLDS, "onnxruntime")
     for adapter in (a for a in profile.adapters if a.kind not in ONNX_ADAPTERS):
-        yield (
-            f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it, or use "
-            "the eager runtime"
-        )
+        yield f"onnxruntime takes no {adapter.kind} adapter beside the weights; merge it"
     activation = activation_of(profile)
     if activation is not None and activation not in ACTIVATIONS:
         known = ", ".join(sorted(ACTIVATIONS))
-        yield f"onnxruntime has no activation {activation!r}, only {known}; use the eager runtime"
+        yield f"onnxruntime has no activation {activation!r}, only {known}"
     rotation = _rotation(profile)
     if family_of(profile.family).rope and rotation not in _ROTATIONS:
         known = ", ".join(sorted(_ROTATIONS))
-        yield f"onnxruntime has no {rotation!r} rotations, only {known}; use the eager runtime"
+        yield f"onnxruntime has no {rotation!r} rotations, only {known}"
 
 
 def onnx_file_refusals(profile: Profile) -> Iterator[str]:
-    """Why an ONNX file would not be what was searched in another runtime."""
+    """Why an ONNX file would not be what was searched in another runtime, each ending open."""
     yield from onnx_refusals(profile)
     if any(is_stored_sparse(profile, weight) for weight in profile.weights()):
         yield (
             "an ONNX file stores the zeros of sparse matrices, so that its size is another; choose "
-            "the onnxruntime runtime, or leave onnx out of deploy"
+            "the onnxruntime runtime"
         )
 
 
@@ -133,24 +149,66 @@ def _onnx_takes_gpus() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def hf_refusals(profile: Profile) -> Iterator[str]:
-    """Why transformers' own classes and a plain safetensors file cannot hold a model."""
-    names = {form.name for _, form in profile.formats}
-    for name in sorted(names & WHOLE):
-        yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
-    if "fp16" in names:
-        yield "hf folders are written in fp32 or bf16; leave hf out of deploy, or choose bf16"
+def hf_refusals(paper: Paper) -> Iterator[str]:
+    """Why neither transformers nor peft has a folder for a candidate, each with what to choose.
+
+    The one rule: what it passes is exported as `hf`, and what it refuses is not. Each reason ends
+    open, for its caller to say what else can be done.
+    """
+    profile = paper.profile
+    for name in sorted({form.name for _, form in _stored(profile)} - set(HF_TYPES)):
+        groups = [group for group, form in _stored(profile) if form.name == name]
+        yield (
+            f"hf folders do not hold {', '.join(groups)} in {name}, only in "
+            f"{' or '.join(HF_TYPES)}; choose one of these"
+        )
     if profile.sparsity:
         yield (
-            "plain safetensors store the zeros of sparse matrices; leave hf out of deploy, or "
-            "choose a structure without zeros"
+            "plain safetensors store the zeros of sparse matrices; choose a structure without zeros"
         )
     reason = plain_objection(replace(profile, adapters=()))
     if reason is not None:
-        yield f"transformers' classes cannot hold this structure: {reason}; leave hf out of deploy"
-    for adapter in profile.adapters:
-        if not isinstance(FINETUNING.get(adapter.kind), ThroughPeft):
-            yield f"peft has no file for {adapter.kind} adapters; leave hf out of deploy"
+        yield (
+            f"transformers' {profile.family} classes cannot hold this structure: {reason}; choose "
+            "one that is the same in every layer, such as ffn or layers of slope 0"
+        )
+    if profile.adapters:
+        yield from _peft_refusals(paper)
+
+
+def _peft_refusals(paper: Paper) -> Iterator[str]:
+    """Why peft's folder, which adds adapters to the given model, would not be this candidate."""
+    profile = paper.profile
+    kinds = [adapter.kind for adapter in profile.adapters]
+    if len(kinds) > 1:
+        yield f"a peft folder holds one adapter, not {', '.join(kinds)}; merge the others"
+    for kind in kinds:
+        if not isinstance(FINETUNING.get(kind), ThroughPeft):
+            yield f"peft has no file for {kind} adapters; choose another fine-tuning"
+    types = {form.name for _, form in _stored(profile)} & set(HF_TYPES)
+    if types != {"fp32"}:
+        yield (
+            f"an unmerged adapter is exported in fp32, not {', '.join(sorted(types))}; choose "
+            "precision fp32, or merge: merge"
+        )
+    if paper.given not in (None, structure_of(profile)):
+        yield (
+            "peft adds an adapter to the given model, and this one's structure is another; choose "
+            "structure none (and architecture given), or merge: merge"
+        )
+    body = [w.name for w in profile.weights() if w.group not in ("head", "adapter")]
+    moved = next((name for name in body if paper.knows(name)), None)
+    if moved is not None:
+        yield (
+            f"peft adds an adapter to the given model, and here {moved} was trained as well; "
+            "choose recovery none (and architecture given), or merge: merge"
+        )
+
+
+def _stored(profile: Profile) -> list[tuple[Group, Format]]:
+    """The groups that have weights, each with its format."""
+    used = {weight.group for weight in profile.weights()}
+    return [(group, profile.format_of(group)) for group in GROUPS if group in used]
 
 
 def _rotation(profile: Profile) -> str:

@@ -6,15 +6,13 @@ The knobs that all ways of cutting share.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, cast
 
 from ..configuration import Settings
 from ..hyperparameter import OneOf
 from ..paper import Paper
-from ..profile import Profile
 from ..steps import Phase
-from ..technique import Targets
 
 SHARES = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875)
 """Shares that are offered: eighths, none below a quarter (nothing recovers from less)."""
@@ -71,25 +69,55 @@ def kept_of(total: int, keep: float, multiple: int = 1) -> int:
     return min(total, multiple * max(1, math.floor(keep * total / multiple + 0.5)))
 
 
-def keep_knob(totals: Sequence[int], multiple: int = 1, name: str = "keep") -> OneOf:
+def keep_knob(
+    totals: Sequence[int], multiple: int = 1, name: str = "keep", *, whole: bool = False
+) -> OneOf:
     """The knob for a share; of shares that come to the same counts the nearest is offered.
+
+    The others may be written, and stand for it; shares that remove nothing may not.
 
     Args:
         totals: units per layer. multiple: see `kept_of`. name: of the knob.
+        whole: 1 is offered too, for which shares that remove nothing then stand.
 
-    >>> keep_knob([4, 4]).values
-    (0.25, 0.5, 0.75)
+    >>> keep_knob([4, 4]).values, keep_knob([3, 3]).values, keep_knob([3], whole=True).values
+    ((0.25, 0.5, 0.75), (0.375, 0.625), (0.375, 0.625, 1.0))
     """
-    nearest: dict[tuple[int, ...], tuple[float, float]] = {}
-    for share in SHARES:
-        counts = tuple(kept_of(total, share, multiple) for total in totals)
-        off = sum(abs(share * total - count) for total, count in zip(totals, counts, strict=True))
-        if counts != tuple(totals):
-            nearest[counts] = min(nearest.get(counts, (off, share)), (off, share))
+    counts = {share: tuple(kept_of(n, share, multiple) for n in totals) for share in SHARES}
+    cut = {share: left for share, left in counts.items() if left != tuple(totals)}
+    offered = nearest({share: (left, _off(share, totals, left)) for share, left in cut.items()})
     # A model too small to lose anything still has the knob; `refusals` then says why not.
-    values = tuple(share for _, share in nearest.values()) or (0.5,)
+    values = tuple(dict.fromkeys(offered.values())) or (0.5,)
     default = min(values, key=lambda share: abs(share - 0.75))
-    return OneOf(name, values, default, ordered=True)
+    if whole or not offered:
+        offered |= dict.fromkeys(counts.keys() - cut.keys() - {*values}, 1.0 if whole else 0.5)
+    if whole:
+        values = (*values, 1.0)
+    return OneOf(name, values, default, ordered=True, same=others(offered))
+
+
+def nearest(found: Mapping[float, tuple[object, float]]) -> dict[float, float]:
+    """Each share with the one that is offered in its place.
+
+    Args:
+        found: by share, what it comes to and how far off that is.
+
+    >>> nearest({0.625: (2, 0.125), 0.75: (2, 0.25), 1.0: (3, 0.0)})
+    {0.625: 0.625, 0.75: 0.625, 1.0: 1.0}
+    """
+    best: dict[object, tuple[float, float]] = {}
+    for share, (left, off) in found.items():
+        best[left] = min(best.get(left, (off, share)), (off, share))
+    return {share: best[left][1] for share, (left, _) in found.items()}
+
+
+def _off(share: float, totals: Sequence[int], left: Sequence[int]) -> float:
+    return sum(abs(share * total - count) for total, count in zip(totals, left, strict=True))
+
+
+def others(offered: Mapping[float, float]) -> tuple[tuple[float, float], ...]:
+    """Shares that may be written for another that is offered, with that; see `nearest`."""
+    return tuple(sorted(pair for pair in offered.items() if pair[0] != pair[1]))
 
 
 def as_importance(setting: object) -> Importance:
@@ -113,7 +141,7 @@ def refusals(
         totals: units per layer; empty: the model has none.
         keep: the share that should stay. multiple: see `kept_of`.
     """
-    if found := untouchable(paper):
+    if found := uncuttable(paper):
         return found
     if not 0 < keep <= 1:
         return [f"keep {keep} is no share; choose one in (0, 1)"]
@@ -144,33 +172,34 @@ def untouchable(paper: Paper) -> list[str]:
     return []
 
 
-def plain_class_refusals(after: Profile, targets: Targets) -> list[str]:
-    """Why a plain transformers class could not hold what is left, where one has to.
+def uncuttable(paper: Paper) -> list[str]:
+    """Why nothing can be cut out of the layers of this model."""
+    if found := untouchable(paper):
+        return found
+    if paper.profile.sparsity:
+        return [
+            "cutting sparse matrices would leave another number of zeros in their rows than is on "
+            "paper; cut first, and choose the zeros of what is left"
+        ]
+    return []
+
+
+def unanswerable(
+    paper: Paper, settings: Settings, knob: str = "importance", instead: str = "activations"
+) -> list[str]:
+    """Why gradients cannot judge yet: a classifier's own layers are still as they were drawn.
 
     Args:
-        after: what is left.
-        targets: what it must fit.
+        paper: the candidate just before.
+        settings: the technique's. knob: the one that says what judges.
+        instead: a value of it that needs no answers.
     """
-    from ..families import FAMILIES, plain_objection
-
-    if "hf" not in targets.formats or after.family not in FAMILIES:
+    profile = paper.profile
+    if settings[knob] != "gradients" or profile.head.kind != "classification":
         return []
-    reason = plain_objection(after)
-    if reason is None:
+    if all(paper.knows(weight.name) for weight in profile.weights() if weight.group == "head"):
         return []
     return [
-        f"transformers' plain {after.family} class cannot hold the result ({reason}); "
-        "choose another structure (ffn and layers of slope 0 fit), or remove hf from deploy"
-    ]
-
-
-def unanswerable(paper: Paper, settings: Settings, knob: str = "importance") -> list[str]:
-    """Why gradients cannot judge yet: a classifier's own layers are still as they were drawn."""
-    if settings[knob] != "gradients" or settings["when"] != "before":
-        return []
-    if paper.profile.head.kind != "classification":
-        return []
-    return [
-        "before fine-tuning the classifier knows nothing, and gradients through it say nothing; "
-        f"choose when: after, or {knob}: {'similarity' if 'layer' in knob else 'activations'}"
+        "nothing has trained the classifier yet, so that gradients through it say nothing; choose "
+        f"{knob}: {instead}, or when: after and a fine-tuning"
     ]

@@ -26,7 +26,6 @@ from .counts import (
     keep_knob,
     kept_of,
     phase_of,
-    plain_class_refusals,
     refusals,
     tapered,
     unanswerable,
@@ -115,11 +114,10 @@ class Ffn:
         return (keep_knob(neurons(paper.profile), MULTIPLE), WHEN, IMPORTANCE, SLOPE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to remove, adapters in the way, or a target that cannot hold the result."""
-        totals, after = neurons(paper.profile), prune_step(settings["keep"], settings)
+        """Nothing to remove, adapters in the way, or gradients that say nothing yet."""
+        totals = neurons(paper.profile)
         return [
             *refusals(paper, "feed-forward neurons", totals, float(settings["keep"]), MULTIPLE),
-            *plain_class_refusals(after.on_paper(paper).profile, targets),
             *unanswerable(paper, settings),
         ]
 

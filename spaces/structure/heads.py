@@ -26,7 +26,6 @@ from .counts import (
     keep_knob,
     kept_of,
     phase_of,
-    plain_class_refusals,
     refusals,
     tapered,
     unanswerable,
@@ -112,11 +111,10 @@ class Heads:
         return (keep_knob(groups(paper.profile)), WHEN, IMPORTANCE, SLOPE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to remove, adapters in the way, or a target that cannot hold the result."""
-        totals, after = groups(paper.profile), prune_step(settings["keep"], settings)
+        """Nothing to remove, adapters in the way, or gradients that say nothing yet."""
+        totals = groups(paper.profile)
         return [
             *refusals(paper, "groups of heads", totals, float(settings["keep"])),
-            *plain_class_refusals(after.on_paper(paper).profile, targets),
             *unanswerable(paper, settings),
         ]
 

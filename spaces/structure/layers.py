@@ -123,7 +123,7 @@ class Layers:
         return [
             *refusals(paper, "layers", totals, float(settings["keep"])),
             *unequal_refusals(paper, settings["importance"]),
-            *unanswerable(paper, settings),
+            *unanswerable(paper, settings, instead="similarity"),
         ]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:

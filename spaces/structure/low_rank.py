@@ -24,9 +24,8 @@ from .counts import (
     keep_knob,
     kept_of,
     phase_of,
-    plain_class_refusals,
     tapered,
-    untouchable,
+    uncuttable,
 )
 from .matrices import PARTS
 
@@ -106,8 +105,8 @@ class LowRank:
         return (keep_knob(_largest(paper.profile), MULTIPLE), PARTS, WHEN, JUDGED, SLOPE)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """No matrix would become smaller, adapters in the way, or a target that cannot hold it."""
-        if found := untouchable(paper):
+        """No matrix would become smaller, or adapters in the way."""
+        if found := uncuttable(paper):
             return found
         if not 0 < float(settings["keep"]) < 1:
             return [f"keep {settings['keep']} is no share that saves; choose one in (0, 1)"]
@@ -118,7 +117,7 @@ class LowRank:
             return [
                 f"no rank makes the matrices of {settings['parts']} smaller; choose structure none"
             ]
-        return plain_class_refusals(after, targets)
+        return []
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change."""

@@ -22,7 +22,6 @@ from .counts import (
     WHEN,
     keep_knob,
     kept_of,
-    plain_class_refusals,
     refusals,
     unanswerable,
 )
@@ -63,11 +62,7 @@ class Mixed:
             found |= dict.fromkeys(refusals(paper, kind, totals[kind], keep, _MULTIPLES[kind]))
         if "layers" in losing:
             found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
-            found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance"))
-        after = paper
-        for step in self.steps(paper, settings):
-            after = step.on_paper(after)
-        found |= dict.fromkeys(plain_class_refusals(after.profile, targets))
+            found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance", "similarity"))
         return [*found, *unanswerable(paper, settings)]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
@@ -92,8 +87,7 @@ def _totals(paper: Paper) -> dict[str, list[int]]:
 
 
 def _share(kind: str, totals: Sequence[int], multiple: int) -> OneOf:
-    knob = keep_knob(totals, multiple, name=f"{kind}_keep")
-    return replace(knob, values=(*knob.values, 1.0))
+    return keep_knob(totals, multiple, name=f"{kind}_keep", whole=True)
 
 
 def _loses(kind: str, totals: Sequence[int], settings: Settings) -> bool:

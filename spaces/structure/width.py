@@ -17,7 +17,7 @@ from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .counts import WHEN, keep_knob, kept_of, phase_of, plain_class_refusals, refusals
+from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -87,13 +87,9 @@ class Width:
         return (keep_knob([paper.profile.width], MULTIPLE), WHEN, JUDGED)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to remove, adapters in the way, or a target that cannot hold the result."""
+        """Nothing to remove, or adapters in the way."""
         keep, total = float(settings["keep"]), [paper.profile.width]
-        after = PruneChannels(keep).on_paper(paper).profile
-        return [
-            *refusals(paper, "hidden channels", total, keep, MULTIPLE),
-            *plain_class_refusals(after, targets),
-        ]
+        return refusals(paper, "hidden channels", total, keep, MULTIPLE)
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def specimen(family: str, folder: Path) -> Specimen:
     source = inspect_model(str(folder))
     profile = profile_of(source, FAMILIES[family], 3)
     loaded = Load(source, profile).apply(None, MemoryBench(None), 0)
-    return Specimen.of(loaded)
+    # as behind a training: gradients are then asked on classifiers too
+    return Specimen.of(replace(loaded, paper=replace(loaded.paper, learnt=("*",))))
 
 
 @lru_cache(maxsize=1)
