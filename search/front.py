@@ -20,7 +20,7 @@ from ..errors import UnknownName
 from .limits import Limit, parse_limit
 from .pareto import Array, Mask, front_probability, knee, non_dominated
 from .records import Record
-from .run import Run
+from .run import ObjectiveRow, Run
 
 QUIET_SHARE: Final = 0.9
 """CPU seconds per second of a timing session, below which it did not have its processor alone."""
@@ -130,7 +130,7 @@ def judge(
         judged=judged,
         losses=np.array(losses, dtype=np.float64).reshape(shape),
         stderrs=np.array(errors, dtype=np.float64).reshape(shape),
-        shared=_first_rows([[_origin(r, name) for name in names] for r in judged]).reshape(shape),
+        shared=_first_rows([[origin(r, name) for name in names] for r in judged]).reshape(shape),
         excluded=dict(Counter(reason for reason in reasons.values() if reason)),
     )
 
@@ -151,6 +151,24 @@ def stored_metrics(run: Run) -> tuple[str, ...]:
 def sign(run: Run, metric: str) -> float:
     """What makes a figure of this metric a loss: -1 where more is better."""
     return -1.0 if run.metrics[metric]["direction"] == "maximize" else 1.0
+
+
+def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | None:
+    """A record's objective figures, lower is better; None where one is missing."""
+    losses = []
+    for row in rows:
+        value = record.value(row.name)
+        if value is None:
+            return None
+        losses.append(row.sign * value)
+    return losses
+
+
+def origin(record: Record, metric: str) -> str:
+    """What a figure was read from: the samples of a timing session, or the trial's own answers."""
+    timed = record.measurements[metric].over == "repeats"
+    samples = record.files.get("timings") if timed else None
+    return samples or f"trial {record.number}"
 
 
 def limits(run: Run) -> tuple[Limit, ...]:
@@ -212,17 +230,11 @@ def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str
     return f"not {broken[0]}" if broken else None
 
 
-def _origin(record: Record, metric: str) -> str:
-    """What a figure was read from: the samples of a timing session, or the trial's own answers."""
-    timed = record.measurements[metric].over == "repeats"
-    return record.files.get("timings", "") if timed else f"trial {record.number}"
-
-
 def _first_rows(origins: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     """For each row and column, the first row whose figure there has the same origin."""
     first: dict[tuple[int, str], int] = {}
     rows = [
-        [first.setdefault((column, origin or f"row {i}"), i) for column, origin in enumerate(row)]
+        [first.setdefault((column, source), i) for column, source in enumerate(row)]
         for i, row in enumerate(origins)
     ]
     return np.array(rows, dtype=np.int64)
