@@ -132,17 +132,24 @@ class Yardstick:
         return hypervolume(losses / unit, self.baseline / unit + MARGIN)
 
 
-def every_configuration(ground: Ground) -> list[Configuration]:
+def every_configuration(
+    ground: Ground, wanted: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Configuration]:
     """All legal configurations but the baseline; one of each training first, the rest shuffled.
 
     So a table that was broken off is a fair sample, and no worker waits long for another's
     training.
 
+    Args:
+        ground: what they lie in.
+        wanted: a space as a study file writes it; None: the study's own.
+
     Raises:
         StudyError: a knob is a range, not a short list.
     """
     subject = ground.material.subject
-    slots = [list(_choices(part)) for part in ground.space.slots]
+    space = ground.space if wanted is None else Space.of(wanted, subject.paper)
+    slots = [list(_choices(part)) for part in space.slots]
     found = {
         configuration.digest: configuration
         for choices in itertools.product(*slots)

@@ -223,7 +223,7 @@ def trials_table(run: Run) -> pd.DataFrame:
 def _rung_line(row: dict[str, Any]) -> str:
     ends = f"{row['low']:.0%} to {row['high']:.0%} of the training"
     if not row["pairs"]:
-        return f"{ends}: {row['trials']} trials finished both, too few to tell"
+        return f"{ends}: trials that finished both: {row['trials']}, too few to tell"
     return (
         f"{ends}: {row['flipped']} of {row['pairs']} ranked pairs turned round, "
         f"{row['lost']} of {row['trials']} trials left the front"

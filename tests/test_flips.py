@@ -138,7 +138,7 @@ def test_status_says_how_well_a_rung_foretold_the_next():
 
 def test_a_rung_that_few_finished_says_nothing_yet():
     run = run_of(staged((0.6, 0.6), (0.4,)), (0.25, 1.0))
-    assert status_in_words(run)["rungs"][0].endswith("1 trials finished both, too few to tell")
+    assert status_in_words(run)["rungs"][0].endswith("finished both: 1, too few to tell")
 
 
 def test_a_run_without_rungs_says_nothing_of_them():
