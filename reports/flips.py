@@ -27,7 +27,7 @@ Pair = tuple[Record, Record]
 """A trial without recovery, and the same with it."""
 
 
-def recovery_flips(run: Run, metric: str) -> list[dict[str, Any]]:
+def recovery_flips(matched: Matched) -> list[dict[str, Any]]:
     """For each way of recovery, how many pairs of configurations change order in quality with it.
 
     Returns:
@@ -35,11 +35,7 @@ def recovery_flips(run: Run, metric: str) -> list[dict[str, Any]]:
         `flipped`, `clear`: flipped with both differences beyond 1.96 standard errors, `by noise`:
         how many would be flipped where recovery changes no difference at all. The last two are None
         where a figure has no error. Empty for metrics of anything but quality.
-
-    Raises:
-        UnknownName: a metric that this run did not store.
     """
-    matched = Matched(run, metric)
     if matched.ratios:
         return []
     groups: dict[Choice | None, dict[Configuration, list[Pair]]] = {}

@@ -46,7 +46,7 @@ RECORD: Final = (
 )
 
 
-def interaction_rows(run: Run, metric: str) -> list[dict[str, Any]]:
+def interaction_rows(matched: Matched) -> list[dict[str, Any]]:
     """All pairs of choices that were matched, flat and JSON-ready; marked ones first, then by p.
 
     Returns:
@@ -55,28 +55,20 @@ def interaction_rows(run: Run, metric: str) -> list[dict[str, Any]]:
         added or multiplied, `interaction` with `low` and `high` (95 %; None: no error is known),
         `p`, `p_adjusted`, `contexts`, `incomplete` (tried, but without all figures), `verdict`:
         `help`, `fight`, or None where nothing was shown.
-
-    Raises:
-        UnknownName: a metric that this run did not store.
     """
-    matched = Matched(run, metric)
     found = [match for match in matched.matches(2) if match.contexts]
     names = labels([part for match in found for part in match.parts])
     rows = [_pair(matched, match, names) for match in found]
     return _marked(matched, rows, "interaction", WORKED)
 
 
-def effect_rows(run: Run, metric: str) -> list[dict[str, Any]]:
+def effect_rows(matched: Matched) -> list[dict[str, Any]]:
     """What each choice does alone against its slot left as it is, over all contexts with both.
 
     Returns:
         Rows as of `interaction_rows` with `choice`, `slot` and `effect`; `verdict` is `better`,
         `worse` or None.
-
-    Raises:
-        UnknownName: a metric that this run did not store.
     """
-    matched = Matched(run, metric)
     found = [match for match in matched.matches(1) if match.contexts]
     names = labels([part for match in found for part in match.parts])
     rows = []
@@ -89,12 +81,12 @@ def effect_rows(run: Run, metric: str) -> list[dict[str, Any]]:
 
 
 def interactions_table(run: Run, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """`interaction_rows` of some metrics, None for all stored ones."""
+    """`interaction_rows` of some metrics, None for all stored ones; absent figures are NaN."""
     return _table(interaction_rows, run, metrics)
 
 
 def effects_table(run: Run, metrics: Sequence[str] | None = None) -> pd.DataFrame:
-    """`effect_rows` of some metrics, None for all stored ones."""
+    """`effect_rows` of some metrics, None for all stored ones; absent figures are NaN."""
     return _table(effect_rows, run, metrics)
 
 
@@ -105,14 +97,14 @@ def interactions_json(run: Run, metric: str) -> dict[str, Any]:
         UnknownName: a metric that this run did not store.
     """
     matched = Matched(run, metric)
-    pairs = interaction_rows(run, metric)
+    pairs = interaction_rows(matched)
     return {
         "metric": metric,
         "unit": run.metrics[metric]["unit"],
         "left alone": matched.left_alone.to_json(),
-        "alone": effect_rows(run, metric),
+        "alone": effect_rows(matched),
         "together": pairs,
-        "recovery": recovery_flips(run, metric),
+        "recovery": recovery_flips(matched),
         "note": None if pairs else RECORD.format(metric=metric),
     }
 
@@ -123,7 +115,7 @@ def interactions_csv(run: Run, metric: str) -> str:
     Raises:
         UnknownName: a metric that this run did not store.
     """
-    rows = interaction_rows(run, metric)
+    rows = interaction_rows(Matched(run, metric))
     text = io.StringIO()
     writer = csv.DictWriter(text, PAIR_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -216,7 +208,7 @@ def _marked(
     from scipy.stats import false_discovery_control
 
     known = [row for row in rows if row["p"] is not None]
-    adjusted = false_discovery_control([row["p"] for row in known]) if known else ()
+    adjusted = list(false_discovery_control([row["p"] for row in known])) if known else []
     nothing = 1.0 if matched.ratios else 0.0
     for row, p in zip(known, adjusted, strict=True):
         row["p_adjusted"] = float(p)
@@ -231,12 +223,12 @@ def _marked(
 
 
 def _table(
-    rows_of: Callable[[Run, str], list[dict[str, Any]]], run: Run, metrics: Sequence[str] | None
+    rows_of: Callable[[Matched], list[dict[str, Any]]], run: Run, metrics: Sequence[str] | None
 ) -> pd.DataFrame:
     import pandas as pd
 
     names = stored_metrics(run) if metrics is None else metrics
-    return pd.DataFrame([row for name in names for row in rows_of(run, name)])
+    return pd.DataFrame([row for name in names for row in rows_of(Matched(run, name))])
 
 
 def _speech(told: Mapping[str, Any]) -> tuple[Callable[..., str], str]:

@@ -23,7 +23,7 @@ from ..evaluators.measurement import Measurement
 from ..evaluators.metric import Predictions
 from ..evaluators.quality.paired import contrast_stderr, refuse_unpaired
 from ..search.against import answers
-from ..search.front import all_trials, origin, sign, stored_metrics
+from ..search.front import all_trials, sign, stored_metrics
 from ..search.pareto import Array
 from ..search.records import Record
 from ..search.run import Run
@@ -113,7 +113,7 @@ class Matched:
     def matches(self, size: int) -> list[Match]:
         """All sets of so many parts that were tried together, apart and not at all, all else equal.
 
-        Contexts that rest on the very same readings are one: siblings share a timing session.
+        Contexts that rest on the very same readings are one: siblings share timings and trainings.
         """
         complete: dict[tuple[Part, ...], dict[tuple[str, ...], tuple[Record, ...]]] = {}
         incomplete: dict[tuple[Part, ...], int] = {}
@@ -121,7 +121,7 @@ class Matched:
             rows = complete.setdefault(parts, {})
             incomplete.setdefault(parts, 0)
             if self.usable(cells):
-                rows.setdefault(tuple(origin(cell, self.metric) for cell in cells), cells)
+                rows.setdefault(tuple(self._reading(cell) for cell in cells), cells)
             else:
                 incomplete[parts] += 1
         found = [Match(p, tuple(rows.values()), incomplete[p]) for p, rows in complete.items()]
@@ -261,13 +261,23 @@ class Matched:
         weights: dict[str, float] = {}
         stderrs: dict[str, float] = {}
         for record, weight in zip(records, signs, strict=True):
-            figure, read = record.measurements[self.metric], origin(record, self.metric)
+            figure, read = record.measurements[self.metric], self._reading(record)
             stderr = self._stderr(figure)
             if stderr is None:
                 return None
             weights[read] = weights.get(read, 0.0) + weight
             stderrs[read] = stderr
         return math.hypot(*(weights[read] * stderrs[read] for read in weights))
+
+    def _reading(self, record: Record) -> str:
+        """What a figure was read from.
+
+        Times and what is made of them have too many digits to be equal by chance: equal ones are
+        one reading, which siblings share.
+        """
+        figure = record.measurements[self.metric]
+        once = self.ratios and figure.source != "exact"
+        return f"{figure.value!r}" if once else f"trial {record.number}"
 
     def _stderr(self, figure: Measurement) -> float | None:
         if figure.source == "exact":

@@ -130,7 +130,7 @@ def judge(
         judged=judged,
         losses=np.array(losses, dtype=np.float64).reshape(shape),
         stderrs=np.array(errors, dtype=np.float64).reshape(shape),
-        shared=_first_rows([[origin(r, name) for name in names] for r in judged]).reshape(shape),
+        shared=_first_rows([[_origin(r, name) for name in names] for r in judged]).reshape(shape),
         excluded=dict(Counter(reason for reason in reasons.values() if reason)),
     )
 
@@ -162,13 +162,6 @@ def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | Non
             return None
         losses.append(row.sign * value)
     return losses
-
-
-def origin(record: Record, metric: str) -> str:
-    """What a figure was read from: the samples of a timing session, or the trial's own answers."""
-    timed = record.measurements[metric].over == "repeats"
-    samples = record.files.get("timings") if timed else None
-    return samples or f"trial {record.number}"
 
 
 def limits(run: Run) -> tuple[Limit, ...]:
@@ -230,11 +223,17 @@ def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str
     return f"not {broken[0]}" if broken else None
 
 
+def _origin(record: Record, metric: str) -> str:
+    """What a figure was read from: the samples of a timing session, or the trial's own answers."""
+    timed = record.measurements[metric].over == "repeats"
+    return record.files.get("timings", "") if timed else f"trial {record.number}"
+
+
 def _first_rows(origins: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     """For each row and column, the first row whose figure there has the same origin."""
     first: dict[tuple[int, str], int] = {}
     rows = [
-        [first.setdefault((column, source), i) for column, source in enumerate(row)]
+        [first.setdefault((column, origin or f"row {i}"), i) for column, origin in enumerate(row)]
         for i, row in enumerate(origins)
     ]
     return np.array(rows, dtype=np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from paretune.evaluators.measurement import Measurement
 from paretune.reports.flips import recovery_flips, rung_flips
+from paretune.reports.matched import Matched
 from paretune.reports.tables import status, status_in_words
 from paretune.search.records import Record, Rung
 from paretune.search.run import Run
@@ -55,8 +57,12 @@ def recovered(
     return run_of(records)
 
 
+def flips_of(run: Run, metric: str) -> list[dict[str, Any]]:
+    return recovery_flips(Matched(run, metric))
+
+
 def test_a_pair_that_recovery_turns_round_is_counted():
-    (row,) = recovery_flips(
+    (row,) = flips_of(
         recovered(np.array([0.7, 0.6, 0.5]), np.array([0.70, 0.75, 0.65])), "accuracy"
     )
     assert row["recovery"] == "recovery.finetune"
@@ -67,12 +73,12 @@ def test_a_pair_that_recovery_turns_round_is_counted():
 
 def test_a_flip_within_the_error_is_not_clear():
     told = recovered(np.array([0.70, 0.69]), np.array([0.75, 0.76]))
-    (row,) = recovery_flips(told, "accuracy")
+    (row,) = flips_of(told, "accuracy")
     assert (row["flipped"], row["clear"]) == (1, 0)
 
 
 def test_equals_have_no_order_to_lose():
-    (row,) = recovery_flips(recovered(np.array([0.7, 0.7]), np.array([0.7, 0.8])), "accuracy")
+    (row,) = flips_of(recovered(np.array([0.7, 0.7]), np.array([0.7, 0.8])), "accuracy")
     assert (row["pairs"], row["flipped"]) == (0, 0)
 
 
@@ -81,7 +87,7 @@ def test_where_recovery_changes_no_difference_flips_are_those_of_noise():
     truth = np.linspace(0.6, 0.7, len(CUTS))
     for _ in range(40):
         before, after = (truth + rng.normal(0, 0.02, len(CUTS)) for _ in range(2))
-        (row,) = recovery_flips(recovered(before, after + 0.1, stderr=0.02), "accuracy")
+        (row,) = flips_of(recovered(before, after + 0.1, stderr=0.02), "accuracy")
         seen, expected, clear = (
             seen + row["flipped"], expected + row["by noise"], clear + row["clear"],
         )  # fmt: skip
@@ -95,22 +101,20 @@ def test_pairs_differ_in_structure_or_precision_alone():
         replace(r, configuration=r.configuration.replace(runtime=Choice.of("onnxruntime")))
         for r in told.records[2:]
     ]
-    assert recovery_flips(replace(told, records=(*told.records[:2], *moved)), "accuracy") == []
+    assert flips_of(replace(told, records=(*told.records[:2], *moved)), "accuracy") == []
 
 
 def test_without_errors_nothing_is_said_of_noise_and_failed_trials_are_left_out():
     told = recovered(np.array([0.7, 0.6, 0.5]), np.array([0.6, 0.7, 0.8]), stderr=None)
-    (row,) = recovery_flips(told, "accuracy")
+    (row,) = flips_of(told, "accuracy")
     assert (row["pairs"], row["flipped"], row["clear"], row["by noise"]) == (3, 3, None, None)
     lost = replace(told.records[-1], state="failed", rungs=())
-    (row,) = recovery_flips(replace(told, records=(*told.records[:-1], lost)), "accuracy")
+    (row,) = flips_of(replace(told, records=(*told.records[:-1], lost)), "accuracy")
     assert row["pairs"] == 1
 
 
 def test_bytes_are_not_recovered():
-    assert (
-        recovery_flips(recovered(np.array([0.7, 0.6]), np.array([0.6, 0.7])), "model_bytes") == []
-    )
+    assert flips_of(recovered(np.array([0.7, 0.6]), np.array([0.6, 0.7])), "model_bytes") == []
 
 
 def staged(*accuracies: tuple[float, ...]) -> list[Record]:

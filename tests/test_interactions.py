@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,13 +105,21 @@ def changed(run: Run, holds: Callable[[Configuration], bool], **changes: object)
     )
 
 
-def pair(rows: list[dict[str, object]], a: str, b: str) -> dict[str, object]:
+def pair(rows: list[dict[str, Any]], a: str, b: str) -> dict[str, Any]:
     """The row of two choices."""
     (row,) = [row for row in rows if (row["a"], row["b"]) == (a, b)]
     return row
 
 
 HALF, INT4 = "structure.ffn keep 0.5", "precision.int4"
+
+
+def pairs_of(run: Run, metric: str) -> list[dict[str, Any]]:
+    return interaction_rows(Matched(run, metric))
+
+
+def effects_of(run: Run, metric: str) -> list[dict[str, Any]]:
+    return effect_rows(Matched(run, metric))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +129,7 @@ def run() -> Run:
 
 @pytest.mark.parametrize("metric", ["accuracy", "model_bytes", "energy"])
 def test_effects_that_add_up_have_no_interaction(metric: str):
-    rows = interaction_rows(made(planted), metric)
+    rows = pairs_of(made(planted), metric)
     nothing = 0.0 if metric == "accuracy" else 1.0
     assert len(rows) == 2 * 2 + 2 * 2 + 2 + 2 * 2 + 2 + 2
     assert {row["interaction"] for row in rows} == {nothing}
@@ -130,7 +139,7 @@ def test_effects_that_add_up_have_no_interaction(metric: str):
 
 
 def test_a_planted_interaction_is_found_with_its_value_and_no_other(run: Run):
-    rows = interaction_rows(run, "accuracy")
+    rows = pairs_of(run, "accuracy")
     found = pair(rows, HALF, INT4)
     assert found["interaction"] == pytest.approx(-0.03)
     assert found["together"] == pytest.approx(-0.12)
@@ -148,9 +157,7 @@ def test_a_ratio_beyond_the_product_of_both_is_told_as_a_factor():
         both = {"int8", "onnxruntime"} <= set(parts(c))
         return {**told, "model_bytes": Measurement(size * (0.5 if both else 1), "byte", "exact")}
 
-    found = pair(
-        interaction_rows(made(figures), "model_bytes"), "precision.int8", "runtime.onnxruntime"
-    )
+    found = pair(pairs_of(made(figures), "model_bytes"), "precision.int8", "runtime.onnxruntime")
     assert found["interaction"] == pytest.approx(0.5)
     assert found["singles"] == pytest.approx(0.33)
     assert found["together"] == pytest.approx(0.165)
@@ -158,23 +165,23 @@ def test_a_ratio_beyond_the_product_of_both_is_told_as_a_factor():
 
 
 def test_what_a_choice_does_alone_is_its_mean_against_its_slot_left_alone(run: Run):
-    rows = {row["choice"]: row for row in effect_rows(run, "accuracy")}
+    rows = {row["choice"]: row for row in effects_of(run, "accuracy")}
     # in six of the eighteen contexts int4 stands beside a cut, in twelve: two of three structures
     assert rows[INT4]["effect"] == pytest.approx(-0.05 - 0.03 * 2 / 3)
     assert rows[INT4]["contexts"] == 3 * 3 * 2
     assert (rows[INT4]["verdict"], rows["runtime.onnxruntime"]["verdict"]) == ("worse", None)
     assert rows["finetuning.lora rank 8"]["effect"] == pytest.approx(-0.01)
-    sizes = {row["choice"]: row for row in effect_rows(run, "model_bytes")}
+    sizes = {row["choice"]: row for row in effects_of(run, "model_bytes")}
     assert sizes[INT4]["effect"] == pytest.approx(0.2)
     assert sizes[INT4]["verdict"] == "better"
 
 
 def test_a_slot_left_alone_holds_what_the_baseline_holds(run: Run):
-    names = {row["choice"] for row in effect_rows(run, "accuracy")}
+    names = {row["choice"] for row in effects_of(run, "accuracy")}
     assert not [name for name in names if name.startswith("finetuning.full")]
     assert interactions_json(run, "accuracy")["left alone"]["finetuning"]["method"] == "full"
     alone = replace(run, baseline=None, records=(run.baseline, *run.records))
-    names = {row["choice"] for row in effect_rows(alone, "accuracy")}
+    names = {row["choice"] for row in effects_of(alone, "accuracy")}
     assert not [name for name in names if name.startswith("finetuning")], "none was left as it is"
 
 
@@ -199,9 +206,7 @@ def test_intervals_hold_the_truth_in_95_of_100_draws(truth: float):
 def test_among_many_pairs_few_are_marked_by_chance():
     rng, marked = np.random.default_rng(1), 0
     for _ in range(20):
-        rows = interaction_rows(
-            made(lambda c: accuracy(0.5 + rng.normal(0, 0.01)), CHOICES), "accuracy"
-        )
+        rows = pairs_of(made(lambda c: accuracy(0.5 + rng.normal(0, 0.01)), CHOICES), "accuracy")
         assert all(row["p_adjusted"] >= row["p"] for row in rows)
         marked += any(row["verdict"] for row in rows)
     assert marked <= 4
@@ -210,10 +215,10 @@ def test_among_many_pairs_few_are_marked_by_chance():
 def test_what_was_not_tried_matches_nothing(run: Run):
     fewer = replace(run, records=tuple(r for r in run.records if "onnxruntime" not in parts(
         r.configuration)))  # fmt: skip
-    assert pair(interaction_rows(fewer, "accuracy"), HALF, INT4)["contexts"] == 3
+    assert pair(pairs_of(fewer, "accuracy"), HALF, INT4)["contexts"] == 3
     single = Configuration.of(finetuning=FULL, precision=Choice.of("int4"))
     without = replace(run, records=tuple(r for r in run.records if r.configuration != single))
-    found = pair(interaction_rows(without, "accuracy"), HALF, INT4)
+    found = pair(pairs_of(without, "accuracy"), HALF, INT4)
     assert (found["contexts"], found["incomplete"]) == (5, 0)
 
 
@@ -232,7 +237,7 @@ def test_a_context_without_all_figures_is_counted_and_left_out(run: Run, change:
     lost = Configuration.of(
         finetuning=FULL, structure=Choice.of("ffn", keep=0.5), precision=Choice.of("int4")
     )
-    found = pair(interaction_rows(changed(run, lost.__eq__, **change), "accuracy"), HALF, INT4)
+    found = pair(pairs_of(changed(run, lost.__eq__, **change), "accuracy"), HALF, INT4)
     assert (found["contexts"], found["incomplete"]) == (5, 1)
     assert found["interaction"] == pytest.approx(-0.03)
 
@@ -242,7 +247,7 @@ def test_where_ratios_are_taken_a_figure_of_0_is_no_figure(run: Run):
         none = not {"int8", "int4"} & set(parts(c))
         return {"energy": Measurement(0.0 if none else 1.0, "joule", "exact")}
 
-    found = interaction_rows(made(figures), "energy")
+    found = pairs_of(made(figures), "energy")
     row = pair(found, HALF, "runtime.onnxruntime")
     assert (row["contexts"], row["incomplete"]) == (3 * 2, 3)
     assert not [row for row in found if "precision" in (row["slot_a"], row["slot_b"])]
@@ -250,36 +255,31 @@ def test_where_ratios_are_taken_a_figure_of_0_is_no_figure(run: Run):
 
 def test_one_context_has_the_error_of_its_own_figures():
     pairs = {slot: SMALL[slot] for slot in ("structure", "precision")}
-    (row,) = interaction_rows(made(lambda c: accuracy(0.8, 0.02), pairs), "accuracy")
+    (row,) = pairs_of(made(lambda c: accuracy(0.8, 0.02), pairs), "accuracy")
     assert row["contexts"] == 1
     assert row["high"] == pytest.approx(1.96 * 0.04, rel=1e-3), "four independent figures"
-    (row,) = interaction_rows(made(lambda c: accuracy(0.8), pairs), "accuracy")
+    (row,) = pairs_of(made(lambda c: accuracy(0.8), pairs), "accuracy")
     assert (row["low"], row["p"], row["p_adjusted"], row["verdict"]) == (None, None, None, None)
-    (row,) = interaction_rows(made(planted, pairs), "model_bytes")
+    (row,) = pairs_of(made(planted, pairs), "model_bytes")
     assert (row["low"], row["interaction"], row["high"], row["p"]) == (1.0, 1.0, 1.0, 1.0)
 
 
 def test_siblings_that_share_a_timing_session_are_one_context():
-    def figures(c: Configuration) -> dict[str, Measurement]:
-        value = 0.01 * (0.7 if "ffn" in parts(c) else 1.0)
-        return {"latency_p50": Measurement(value, "second", "measured", 1e-4, 50, "repeats")}
+    def timed(told: str) -> dict[str, Measurement]:
+        """One reading, the same for whoever shares the session."""
+        noise = np.random.default_rng([ord(letter) for letter in told]).normal(0, 1e-5)
+        value = 0.01 * (0.7 if "ffn" in told else 1.0) + noise
+        return {"latency_p50": Measurement(value, "second", "measured", 1e-5, 50, "repeats")}
 
-    apart = made(figures, SMALL)
-    together = replace(
-        apart,
-        records=tuple(
-            replace(
-                r, files={"timings": ",".join(m for m in parts(r.configuration) if m != "lora")}
-            )
-            for r in apart.records
-        ),
+    apart = effects_of(made(lambda c: timed(f"{c}"), SMALL), "latency_p50")
+    together = effects_of(
+        made(lambda c: timed("".join(m for m in parts(c) if m != "lora")), SMALL), "latency_p50"
     )
-    rows = {row["choice"]: row for row in effect_rows(apart, "latency_p50")}
-    assert rows["structure.ffn"]["contexts"] == 8
-    rows = {row["choice"]: row for row in effect_rows(together, "latency_p50")}
-    assert rows["structure.ffn"]["contexts"] == 5  # four sessions, and the baseline's own
-    lora = rows["finetuning.lora"]
-    assert (lora["effect"], lora["verdict"]) == (1.0, None)
+    rows = [{row["choice"]: row for row in told} for told in (apart, together)]
+    assert [row["structure.ffn"]["contexts"] for row in rows] == [8, 4]
+    assert {row["structure.ffn"]["verdict"] for row in rows} == {"better"}
+    lora = rows[1]["finetuning.lora"]
+    assert (lora["effect"], lora["p"], lora["verdict"]) == (1.0, 1.0, None)
 
 
 def answering(run: Run, folder: Path, right: Callable[[Configuration], np.ndarray]) -> Run:
@@ -308,7 +308,7 @@ def test_stored_answers_pair_the_four_by_item(tmp_path: Path):
         return base & ~lost & ~both
 
     pairs = {slot: SMALL[slot] for slot in ("structure", "precision")}
-    (found,) = interaction_rows(answering(made(planted, pairs), tmp_path, right), "accuracy")
+    (found,) = pairs_of(answering(made(planted, pairs), tmp_path, right), "accuracy")
     assert found["interaction"] == pytest.approx(-(base & (items % 10 == 2)).mean())
     assert found["high"] - found["low"] < 0.5 * 4 * 1.96 * 0.02, "hard items are common to all"
     assert found["verdict"] == "fight"
@@ -323,7 +323,7 @@ def test_contexts_that_agree_on_few_items_prove_little(tmp_path: Path):
         return base & ~(turned & (set(parts(c)) >= BOTH))
 
     found = pair(
-        interaction_rows(answering(made(planted, SMALL), tmp_path, right), "accuracy"),
+        pairs_of(answering(made(planted, SMALL), tmp_path, right), "accuracy"),
         "structure.ffn", "precision.int8",
     )  # fmt: skip
     assert found["contexts"] == 4
@@ -339,12 +339,12 @@ def test_answers_to_other_items_are_refused(tmp_path: Path):
     broken = replace(seen, records=(replace(seen.records[0], files={"predictions": name}),
                                     *seen.records[1:]))  # fmt: skip
     with pytest.raises(BadRequest, match="different items"):
-        interaction_rows(broken, "accuracy")
+        pairs_of(broken, "accuracy")
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest(run: Run):
     with pytest.raises(UnknownName, match="did you mean 'model_bytes'"):
-        interaction_rows(run, "model_byte")
+        pairs_of(run, "model_byte")
 
 
 def test_frames_hold_every_stored_metric(run: Run):
