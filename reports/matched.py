@@ -90,7 +90,11 @@ class Matched:
         self.run, self.metric = run, metric
         self.left_alone = run.baseline.configuration if run.baseline else Configuration()
         self._row = metrics().get(metric)
-        self._trials = {record.configuration: record for record in all_trials(run)}
+        self._trials: dict[Configuration, Record] = {}
+        for record in all_trials(run):  # a search may try the baseline's configuration again
+            known = self._trials.get(record.configuration)
+            if known is None or known.state != "final":
+                self._trials[record.configuration] = record
         self._items: dict[str, Array] = {}
         self._first: Predictions | None = None
 

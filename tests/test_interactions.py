@@ -342,6 +342,16 @@ def test_answers_to_other_items_are_refused(tmp_path: Path):
         pairs_of(broken, "accuracy")
 
 
+def test_a_configuration_that_was_tried_twice_counts_once(run: Run):
+    again = replace(run.baseline, number=99, purpose="search", rungs=())
+    assert pairs_of(replace(run, records=(*run.records, again)), "accuracy") == pairs_of(
+        run, "accuracy"
+    )
+    failed = replace(again, number=0, purpose="baseline", state="failed")
+    told = replace(run, baseline=failed, records=(replace(run.baseline, number=99), *run.records))
+    assert all(row["incomplete"] == 0 for row in effects_of(told, "accuracy"))
+
+
 def test_an_unknown_metric_is_refused_with_the_nearest(run: Run):
     with pytest.raises(UnknownName, match="did you mean 'model_bytes'"):
         pairs_of(run, "model_byte")
