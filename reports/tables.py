@@ -221,7 +221,7 @@ def trials_table(run: Run) -> pd.DataFrame:
 
 
 def _rung_line(row: dict[str, Any]) -> str:
-    ends = f"{row['low']:.0%} to {row['high']:.0%} of the training"
+    ends = f"{row['low']:.0%} to {row['high']:.0%}"
     if not row["pairs"]:
         return f"{ends}: trials that finished both: {row['trials']}, too few to tell"
     return (

@@ -135,8 +135,7 @@ def test_status_says_how_well_a_rung_foretold_the_next():
     told = [{"low": 0.25, "high": 1.0, "trials": 2, "pairs": 1, "flipped": 1, "lost": 1}]
     assert rung_flips(run) == status(run)["rungs"] == told
     assert status_in_words(run)["rungs"] == [
-        "25% to 100% of the training: 1 of 1 ranked pairs turned round, "
-        "1 of 2 trials left the front"
+        "25% to 100%: 1 of 1 ranked pairs turned round, 1 of 2 trials left the front"
     ]
 
 
