@@ -218,6 +218,27 @@ def select(
 
 
 @app.command()
+def interactions(
+    run: RunFolder,
+    metric: Annotated[
+        str | None, typer.Option(help="Any metric that was stored; default: the first objective.")
+    ] = None,
+    json_: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print the pairs as CSV.")] = False,
+) -> None:
+    """Say which choices help or fight each other, where all else is equal."""
+    from .reports.interactions import interactions_csv, interactions_in_words, interactions_json
+    from .search.run import read_run
+
+    read = read_run(run)
+    chosen = metric or read.objectives[0].name
+    if csv:
+        print(interactions_csv(read, chosen), end="")
+    else:
+        _print((interactions_json if json_ else interactions_in_words)(read, chosen), json_)
+
+
+@app.command()
 def report(
     run: RunFolder,
     out: Annotated[Path | None, typer.Option(help="Where to write the page.")] = None,

@@ -1,18 +1,17 @@
-"""Does joint search beat the usual habit? Both at equal time, on figures that were really measured.
+"""Does joint search beat the usual habit, and one technique alone? All at equal time, on figures
+that were really measured.
 
     python -m paretune.benchmarks.joint record --run DIR --minutes 18      # the table
-    python -m paretune.benchmarks.joint replay --run DIR --seeds 10        # both arms, by replay
+    python -m paretune.benchmarks.joint replay --run DIR --seeds 10        # every arm, by replay
     python -m paretune.benchmarks.joint fill --run DIR --seeds 10          # what a replay missed
     python -m paretune.benchmarks.joint live --run NEW --table DIR --arm joint --minutes 5
 
-joint: the study's sampler over the whole space. habit: in the first half of the time the best
-fine-tuning is looked for, uncompressed and eager, by validation accuracy; then it stays, and the
-same sampler searches structure, recovery, precision and runtime. The habit goes on to its second
-half at once when no fine-tuning is left to try, and keeps what it has seen.
+The arms stand in `joint_arms.py`. `--study` takes another study with every knob on a short list.
+The table of `record` is a run: `paretune interactions DIR` says what its choices do together.
 
 Hypervolume is in units of the baseline, below a reference point 10 % beyond it in every objective.
 One worker: minutes are minutes of work. A replay that asked what the table lacks says so and is no
-comparison; `--held` keeps both arms to what is there. `replay` and `live` leave joint.json and
+comparison; `--held` keeps all arms to what is there. `replay` and `live` leave joint.json and
 joint.md in --run.
 """
 
@@ -23,34 +22,29 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from ..errors import ParetuneError, RunError, WorkFailed
+from ..errors import ParetuneError, RunError
 from ..evaluators.environment import environment
-from ..search.budget import Budget
-from ..search.driver import Driver, Rules
 from ..search.engines.local import INTERRUPTED
 from ..search.engines.replay import Replay, VirtualClock
+from ..search.pareto import Array
 from ..search.records import Record
-from ..search.rules import Knowledge
 from ..search.run import write_json
-from ..search.samplers import sampler
 from ..search.samplers.problem import Memory
-from ..search.seeds import seed_of
 from ..search.stages import StageStore, cache_root
 from ..search.storage import StudyStorage
 from ..search.study import load_study
 from ..search.subject import load_material
 from ..spaces.configuration import Choice, Configuration
-from ..spaces.space import Space
+from .joint_arms import Search, arm_of, arms_of
 from .joint_table import (
-    Engine,
     Ground,
     Yardstick,
     every_configuration,
@@ -60,8 +54,6 @@ from .joint_table import (
 )
 
 STUDY: Final = Path(__file__).parents[1] / "examples" / "joint.yaml"
-QUALITY: Final = "accuracy"
-"""By which the habit chooses its fine-tuning."""
 
 MOMENTS: Final = tuple(i / 20 for i in range(1, 21))
 """Shares of the time after which the hypervolume is taken."""
@@ -71,56 +63,6 @@ SHOWN: Final = (0.25, 0.5, 0.75, 1.0)
 
 BUDGET: Final = 0.25
 """Share of the table's work that an arm may spend, unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """One search that an arm makes.
-
-    Args:
-        ground: what is searched. storage: where its records go.
-        run: works for a driver. seed: of the sampler; trainings keep the study's.
-        minutes: that it may take. memories: what samplers looked up before, by space.
-        held: digests of the only configurations that may be asked; None: all that are legal.
-    """
-
-    ground: Ground
-    storage: StudyStorage
-    run: Engine
-    seed: int
-    minutes: float
-    memories: dict[str, Memory] = field(default_factory=dict)
-    held: frozenset[str] | None = None
-
-    def over(self, wanted: Mapping[str, Mapping[str, Any]], minutes: float) -> None:
-        """Goes on over a space until so many minutes are spent in all.
-
-        Raises:
-            WorkFailed: it was interrupted, so that it is no comparison.
-        """
-        if self.run(Driver(self.storage, self._rules(wanted, minutes))) is INTERRUPTED:
-            raise WorkFailed("interrupted: a search that was broken off compares with nothing")
-
-    def _rules(self, wanted: Mapping[str, Mapping[str, Any]], minutes: float) -> Rules:
-        ground = self.ground
-        space = Space.of(wanted, ground.material.subject.paper)
-        knowledge = Knowledge(ground.study, ground.material, space, self.storage)
-        memory = self.memories.setdefault(json.dumps(wanted, sort_keys=True), Memory())
-        paper = knowledge.lookup.paper
-        problem = replace(
-            knowledge.problem(), memory=memory, paper=lambda c: paper(c) if self._holds(c) else None
-        )
-        row = sampler(ground.study.sampler)
-        return replace(
-            knowledge.rules(),
-            refuse=lambda c: knowledge.refusals(c) if self._holds(c) else ["not in the table"],
-            make_sampler=lambda number: row.make(problem, seed_of(self.seed, number, 0)),
-            budget=Budget(minutes=minutes, trainings=ground.study.budget.trainings),
-            reference=lambda first: Yardstick.of(first, ground.rows).reference,
-        )
-
-    def _holds(self, configuration: Configuration) -> bool:
-        return self.held is None or configuration.digest in self.held
 
 
 @dataclass(frozen=True)
@@ -141,43 +83,6 @@ class Outcome:
     missing: tuple[Configuration, ...] = ()
 
 
-def joint(search: Search) -> None:
-    """The whole space, all the time."""
-    search.over(search.ground.study.space, search.minutes)
-
-
-def habit(search: Search) -> Choice:
-    """First the fine-tuning alone, then everything else on the best one; which one that was."""
-    space = search.ground.study.space
-    search.over({"finetuning": space["finetuning"]}, search.minutes / 2)
-    best = best_finetuning(list(search.storage.records.values()))
-    fixed = {"methods": [best.method], best.method: dict(best.settings)}
-    search.over({**space, "finetuning": fixed}, search.minutes)
-    return best
-
-
-ARMS: Final[dict[str, Callable[[Search], Choice | None]]] = {"joint": joint, "habit": habit}
-
-
-def best_finetuning(records: Sequence[Record]) -> Choice:
-    """The fine-tuning of the most accurate record that changes nothing else; the first of equals.
-
-    Raises:
-        RunError: none has a figure; the first half was too short for one training.
-    """
-    plain = [
-        (value, -record.number, choice)
-        for record in records
-        if record.state == "final" and len(record.configuration.choices) == 1
-        for choice in [record.configuration.get("finetuning")]
-        for value in [record.value(QUALITY)]
-        if choice is not None and value is not None
-    ]
-    if not plain:
-        raise RunError("no fine-tuning was finished in half of the time; give more --minutes")
-    return max(plain, key=lambda row: row[:2])[2]
-
-
 def replayed(
     ground: Ground,
     records: Sequence[Record],
@@ -193,7 +98,7 @@ def replayed(
 
     Args:
         ground: what is searched. records: the table.
-        arm: of `ARMS`. seed: of the sampler. minutes: on the virtual clock.
+        arm: of `arms_of`. seed: of the sampler. minutes: on the virtual clock.
         workers: asks under way at once.
         memories: shared between replays of one ground with one and the same `held`.
         held: only what the table holds may be asked: the rest of the space does not exist.
@@ -213,7 +118,7 @@ def replayed(
             {} if memories is None else memories,
             frozenset(row.configuration.digest for row in records) if held else None,
         )
-        settled = ARMS[arm](search)
+        settled = arm_of(ground, arm)(search)
         told = list(storage.records.values())
     return outcome(ground, told, 0.0, minutes, settled, tuple(replay.missing))
 
@@ -244,10 +149,14 @@ def compared(
     workers: int = 1,
     held: bool = False,
 ) -> dict[str, Any]:
-    """Both arms over seeds 0, 1, ...: figures of each and their paired difference, JSON-ready."""
+    """All arms over seeds 0, 1, ...: figures of each, and joint search against the others.
+
+    JSON-ready. `difference` and `caught_up` are against the habit, None for a study without one;
+    `best_other`: see `against_best`.
+    """
     memories: dict[str, Memory] = {}
     found: dict[str, list[Outcome]] = {}
-    for arm in ARMS:
+    for arm in arms_of(ground):
         found[arm] = []
         for seed in range(seeds):
             done = replayed(
@@ -256,6 +165,7 @@ def compared(
             found[arm].append(done)
             print(f"{arm} seed {seed}: {done.volumes[-1]:.5f}", file=sys.stderr)
     yardstick = Yardstick.of(records, ground.rows)
+    ours, habit = found["joint"], found.get("habit")
     return {
         "recorded": len(records),
         "held_only": held,
@@ -268,8 +178,9 @@ def compared(
         "attainable": attainable(records, yardstick),
         "moments": list(SHOWN),
         "arms": {arm: _arm(outcomes) for arm, outcomes in found.items()},
-        "difference": difference(found["joint"], found["habit"]),
-        "caught_up": caught_up(found["joint"], found["habit"]),
+        "difference": habit and difference(_at(ours), _at(habit)),
+        "caught_up": habit and caught_up(ours, habit),
+        "best_other": against_best({arm: _at(outcomes) for arm, outcomes in found.items()}),
         "missing": sorted({c.digest for rows in found.values() for o in rows for c in o.missing}),
         "every_moment": {
             arm: np.mean([o.volumes for o in outcomes], axis=0).tolist()
@@ -293,11 +204,15 @@ def attainable(records: Sequence[Record], yardstick: Yardstick) -> dict[str, flo
     return {"everything": yardstick.volume(records), **found}
 
 
-def difference(joint: Sequence[Outcome], habit: Sequence[Outcome]) -> dict[str, Any]:
-    """joint - habit, paired by seed, at the moments shown, with its 95 % interval (Student's t)."""
+def difference(ours: Array, theirs: Array) -> dict[str, Any]:
+    """ours - theirs, paired by seed, with its 95 % interval (Student's t) at every moment.
+
+    Args:
+        ours, theirs: `(seeds, moments)` hypervolumes.
+    """
     from scipy.stats import t
 
-    rows = _at(joint) - _at(habit)
+    rows = ours - theirs
     n = len(rows)
     mean = rows.mean(axis=0)
     half = np.full(len(mean), np.nan)
@@ -311,6 +226,32 @@ def difference(joint: Sequence[Outcome], habit: Sequence[Outcome]) -> dict[str, 
     }
 
 
+def against_best(volumes: Mapping[str, Array]) -> dict[str, Any] | None:
+    """Joint search against, at every moment, the other arm with the highest mean there.
+
+    That arm is picked after the fact, which favours it. None where there is no other arm.
+
+    Args:
+        volumes: `(seeds, moments)` hypervolumes by arm, joint search's among them.
+
+    Returns:
+        `arm`: who that is at each moment; `difference` from it, as `difference` has it; `ratio` of
+        the means, None where the other has reached nothing.
+    """
+    others = {arm: rows for arm, rows in volumes.items() if arm != "joint"}
+    if not others:
+        return None
+    ours, names = volumes["joint"], list(others)
+    best = np.argmax([rows.mean(axis=0) for rows in others.values()], axis=0)
+    theirs = np.stack([others[names[k]][:, i] for i, k in enumerate(best)], axis=1)
+    means = zip(ours.mean(axis=0), theirs.mean(axis=0), strict=True)
+    return {
+        "arm": [names[k] for k in best],
+        "difference": difference(ours, theirs),
+        "ratio": [float(mine / other) if other else None for mine, other in means],
+    }
+
+
 def caught_up(joint: Sequence[Outcome], habit: Sequence[Outcome]) -> float | None:
     """Share of the time after which joint search, on average, has what the habit ends with."""
     mean = np.mean([o.volumes for o in joint], axis=0)
@@ -320,27 +261,22 @@ def caught_up(joint: Sequence[Outcome], habit: Sequence[Outcome]) -> float | Non
 
 def paragraph(result: Mapping[str, Any]) -> str:
     """The figures of `compared` as a short paragraph of Markdown."""
-    arms, gap = result["arms"], result["difference"]
-    lines = [
-        f"| share of {result['minutes']:.1f} min | joint | habit | joint - habit (95 %) | wins |",
-        "|---|---|---|---|---|",
+    arms = result["arms"]
+    gap = against_best({arm: np.array(told["by_seed"]) for arm, told in arms.items()})
+    rows = [
+        [f"of {result['minutes']:.1f} min", *(f"{share:.0%}" for share in result["moments"])],
+        ["---"] * (1 + len(result["moments"])),
+        *(_arm_row(name, told) for name, told in arms.items()),
+        *(_gap_rows(gap) if gap else []),
     ]
-    for i, share in enumerate(result["moments"]):
-        cells = [f"{arms[a]['mean'][i]:.4f} ± {arms[a]['deviation'][i]:.4f}" for a in arms]
-        half = gap["half_95"][i]
-        spread = "" if half is None else f" ± {half:.4f}"
-        wins = f"{gap['wins'][i]}:{gap['losses'][i]}"
-        lines.append(
-            f"| {share:.0%} | {cells[0]} | {cells[1]} | {gap['mean'][i]:+.4f}{spread} | {wins} |"
-        )
+    lines = [f"| {' | '.join(row)} |" for row in rows]
     best = result["attainable"]["everything"]
-    shares = [arms[a]["mean"][-1] / best for a in ("joint", "habit")]
+    shares = [f"{name} {told['mean'][-1] / best:.0%}" for name, told in arms.items()]
     lines += [
         "",
         f"Hypervolume in units of the baseline, mean ± standard deviation over {result['seeds']} "
         f"seeds, {result['workers']} worker(s), replayed from {result['recorded']} records. Of "
-        f"what the table holds ({best:.4f}) joint search reaches {shares[0]:.0%}, "
-        f"the habit {shares[1]:.0%}.",
+        f"what the table holds ({best:.4f}), in the end: {', '.join(shares)}.",
     ]
     if result["held_only"]:
         lines.append(
@@ -357,14 +293,14 @@ def paragraph(result: Mapping[str, Any]) -> str:
 
 
 def fill(ground: Ground, folder: Path, seeds: int, minutes: float | None, workers: int = 1) -> int:
-    """Runs what replays of both arms ask and the table lacks, until nothing is; how many."""
+    """Runs what replays of all arms ask and the table lacks, until nothing is; how many."""
     added, memories = 0, dict[str, Memory]()
     while True:
         records = read_table(folder)
         given = _minutes(minutes, records, workers)
         missing = {
             c.digest: c
-            for arm in ARMS
+            for arm in arms_of(ground)
             for seed in range(seeds)
             for c in replayed(
                 ground, records, arm, seed, given, workers=workers, memories=memories
@@ -383,7 +319,9 @@ def lived(ground: Ground, folder: Path, arm: str, seed: int, minutes: float) -> 
 
     Raises:
         RunError: the folder exists, or the store has stages.
+        UnknownName: an arm that this study does not have.
     """
+    way = arm_of(ground, arm)
     if StageStore(cache_root()).entries():
         raise RunError(f"{cache_root()} has stages; set PARETUNE_CACHE to a new folder")
     if folder.exists():
@@ -391,7 +329,7 @@ def lived(ground: Ground, folder: Path, arm: str, seed: int, minutes: float) -> 
     with closing(ground.open(folder)) as storage:
         started = time.time()
         search = Search(ground, storage, ground.workers(folder, 1), seed, minutes)
-        settled = ARMS[arm](search)
+        settled = way(search)
         return outcome(ground, list(storage.records.values()), started, minutes, settled)
 
 
@@ -476,6 +414,27 @@ def _at(outcomes: Sequence[Outcome]) -> np.ndarray:
     return np.array([outcome.volumes for outcome in outcomes])[:, places]
 
 
+def _arm_row(name: str, told: Mapping[str, Any]) -> list[str]:
+    cells = zip(told["mean"], told["deviation"], strict=True)
+    return [name, *(f"{mean:.4f} ± {spread:.4f}" for mean, spread in cells)]
+
+
+def _gap_rows(gap: Mapping[str, Any]) -> list[list[str]]:
+    """Joint search against the best of the others, a row for each way to say it."""
+    apart = gap["difference"]
+    spread = ["" if half is None else f" ± {half:.4f}" for half in apart["half_95"]]
+    won = zip(apart["wins"], apart["losses"], strict=True)
+    return [
+        ["best of the others", *gap["arm"]],
+        [
+            "joint - best of the others (95 %)",
+            *(f"{mean:+.4f}{half}" for mean, half in zip(apart["mean"], spread, strict=True)),
+        ],
+        ["joint / best of the others", *("-" if r is None else f"{r:.3f}" for r in gap["ratio"])],
+        ["seeds won : lost", *(f"{wins}:{losses}" for wins, losses in won)],
+    ]
+
+
 def _arm(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     rows = _at(outcomes)
     spread = rows.std(axis=0, ddof=1) if len(rows) > 1 else np.zeros(rows.shape[1])
@@ -511,7 +470,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "replay":
             verb.add_argument("--held", action="store_true", help="search only what the table has")
         if name == "live":
-            verb.add_argument("--arm", choices=list(ARMS), required=True)
+            verb.add_argument("--arm", required=True, help="joint, habit or alone-SLOT")
             verb.add_argument("--seed", type=int, default=0, help="of the sampler")
             verb.add_argument("--table", type=Path, help="to compare with its replay")
     return parser

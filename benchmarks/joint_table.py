@@ -25,10 +25,12 @@ from ..search.driver import Done, Driver, Source
 from ..search.engines.local import run_processes
 from ..search.engines.slot import Limits
 from ..search.events import log_to
+from ..search.front import losses_of
 from ..search.pareto import hypervolume
 from ..search.records import Record
-from ..search.rules import Knowledge, losses_of
+from ..search.rules import Knowledge
 from ..search.run import Header, ObjectiveRow, read_run, write_json
+from ..search.session import header_of
 from ..search.storage import StudyStorage
 from ..search.study import Study
 from ..search.subject import Material
@@ -72,9 +74,7 @@ class Ground:
 
     def header(self) -> Header:
         """What a run's storage is told about it."""
-        rows = self.rows
-        metrics = {row.name: {"unit": row.unit, "direction": row.direction} for row in rows}
-        return Header(Path(self.study.model).name, self.study.to_json(), rows, metrics)
+        return header_of(self.study)
 
     def workers(self, folder: Path, count: int) -> Engine:
         """Real work in processes, for a run folder that holds its study."""
@@ -132,17 +132,24 @@ class Yardstick:
         return hypervolume(losses / unit, self.baseline / unit + MARGIN)
 
 
-def every_configuration(ground: Ground) -> list[Configuration]:
+def every_configuration(
+    ground: Ground, wanted: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Configuration]:
     """All legal configurations but the baseline; one of each training first, the rest shuffled.
 
     So a table that was broken off is a fair sample, and no worker waits long for another's
     training.
 
+    Args:
+        ground: what they lie in.
+        wanted: a space as a study file writes it; None: the study's own.
+
     Raises:
         StudyError: a knob is a range, not a short list.
     """
     subject = ground.material.subject
-    slots = [list(_choices(part)) for part in ground.space.slots]
+    space = ground.space if wanted is None else Space.of(wanted, subject.paper)
+    slots = [list(_choices(part)) for part in space.slots]
     found = {
         configuration.digest: configuration
         for choices in itertools.product(*slots)

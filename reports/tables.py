@@ -27,6 +27,7 @@ from ..search.run import Run
 from ..search.select import Selection, recommendation
 from ..search.units import readable
 from ..spaces.names import PROPER, in_short
+from .flips import rung_flips
 from .words import BILL, confirmed_figures, figure_in_words, listed, over_seeds
 
 if TYPE_CHECKING:
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 
 
 def status(run: Run) -> dict[str, Any]:
-    """How far a run is and what it has cost, as data: each part of the bill is a Measurement."""
+    """How far a run is and what it has cost, as data.
+
+    Each part of the bill is a Measurement. `rungs` says how well each foretold the next; empty
+    where there is one alone.
+    """
     trials = all_trials(run)
     front = front_of(run)
     return {
@@ -49,6 +54,7 @@ def status(run: Run) -> dict[str, Any]:
         "not judged": dict(front.excluded),
         "failures": dict(Counter(r.failure.kind for r in trials if r.failure)),
         "refused": dict(run.refused),
+        "rungs": rung_flips(run),
         "confirmed": sorted(run.confirmations),
         "spent": dict(run.bill),
     }
@@ -58,7 +64,9 @@ def status_in_words(run: Run) -> dict[str, Any]:
     """`status` for a person."""
     spent = {BILL[name]: _bill_line(figure) for name, figure in run.bill.items()}
     more = f"; `paretune resume {run.folder}` goes on" if run.standing == "stopped" else ""
-    return {**status(run), "state": run.standing + more, "spent": spent}
+    told = {**status(run), "state": run.standing + more, "spent": spent}
+    told["rungs"] = [_rung_line(row) for row in told["rungs"]]
+    return {name: part for name, part in told.items() if name != "rungs" or part}
 
 
 def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -210,6 +218,16 @@ def trials_table(run: Run) -> pd.DataFrame:
         for record in all_trials(run)
     ]
     return pd.DataFrame(rows)
+
+
+def _rung_line(row: dict[str, Any]) -> str:
+    ends = f"{row['low']:.0%} to {row['high']:.0%}"
+    if not row["pairs"]:
+        return f"{ends}: trials that finished both: {row['trials']}, too few to tell"
+    return (
+        f"{ends}: {row['flipped']} of {row['pairs']} ranked pairs turned round, "
+        f"{row['lost']} of {row['trials']} trials left the front"
+    )
 
 
 def _listed(numbers: Sequence[int]) -> str:

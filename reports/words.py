@@ -88,7 +88,7 @@ def difference(run: Run, gap: Gap) -> str:
         return f"from 0 to {readable(gap.mine, unit)}"
     middle = (gap.mine - gap.theirs) / size
     spread = f" ± {significant(gap.half / size, 2)}" if gap.half else ""
-    return f"{_signed(middle)}{spread} {name}"
+    return f"{signed(middle)}{spread} {name}"
 
 
 def headline(run: Run, record: Record) -> str:
@@ -228,7 +228,12 @@ def _edges(gap: Gap) -> str:
     return f"{edges[0]:.1f} to {edges[1]:.1f}"
 
 
-def _signed(number: float) -> str:
+def signed(number: float) -> str:
+    """A difference in points or per cent: one decimal below ten, none from there on.
+
+    >>> signed(2.25), signed(-12.0)
+    ('+2.3', '\u221212')
+    """
     # half away from 0, as a person rounds, not half to even
     digits = 0 if abs(number) >= 10 else 1
     rounded = math.copysign(math.floor(abs(number) * 10**digits + 0.5) / 10**digits, number)

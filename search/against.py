@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final, Literal
 
 from ..evaluators.catalogue import metrics
 from ..evaluators.measurement import Measurement
+from ..evaluators.metric import Predictions
 from ..evaluators.quality.paired import Difference, paired_difference
 from ..evaluators.quality.predictions import load_predictions
 from .front import values
@@ -85,14 +85,21 @@ def by_item(run: Run, metric: str, a: Record, b: Record) -> Difference | None:
         BadRequest: the stored answers are of different items.
         StorageFailed: stored answers cannot be read.
     """
-    row, files = metrics().get(metric), [_answers(run, record) for record in (a, b)]
-    counts = [record.measurements[metric].n for record in (a, b)]
+    row, counts = metrics().get(metric), [record.measurements[metric].n for record in (a, b)]
     if row is None or row.per_item is None or counts[0] != counts[1]:
         return None
-    if files[0] is None or files[1] is None:
-        return None
-    mine, theirs = (load_predictions(file.parent, file.stem) for file in files if file)
-    return paired_difference(mine, theirs, row)
+    mine, theirs = answers(run, a), answers(run, b)
+    return None if mine is None or theirs is None else paired_difference(mine, theirs, row)
+
+
+def answers(run: Run, record: Record) -> Predictions | None:
+    """What a trial answered, item by item; None where that was not stored.
+
+    Raises:
+        StorageFailed: stored answers cannot be read.
+    """
+    path = run.folder / "samples" / f"{record.files.get('predictions')}.npz"
+    return load_predictions(path.parent, path.stem) if path.is_file() else None
 
 
 def confirmed_gaps(run: Run, number: int) -> dict[str, tuple[Gap, Difference | None]]:
@@ -170,11 +177,6 @@ def _unpaired(a: Measurement, b: Measurement) -> tuple[float | None, float | Non
         return None, None
     apart, half = (a.value or 0.0) - (b.value or 0.0), Z95 * math.hypot(*known)
     return apart - half, apart + half
-
-
-def _answers(run: Run, record: Record) -> Path | None:
-    path = run.folder / "samples" / f"{record.files.get('predictions')}.npz"
-    return path if path.is_file() else None
 
 
 def _verdict(low: float, high: float, *, more_is_better: bool) -> Verdict:

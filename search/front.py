@@ -20,7 +20,7 @@ from ..errors import UnknownName
 from .limits import Limit, parse_limit
 from .pareto import Array, Mask, front_probability, knee, non_dominated
 from .records import Record
-from .run import Run
+from .run import ObjectiveRow, Run
 
 QUIET_SHARE: Final = 0.9
 """CPU seconds per second of a timing session, below which it did not have its processor alone."""
@@ -151,6 +151,17 @@ def stored_metrics(run: Run) -> tuple[str, ...]:
 def sign(run: Run, metric: str) -> float:
     """What makes a figure of this metric a loss: -1 where more is better."""
     return -1.0 if run.metrics[metric]["direction"] == "maximize" else 1.0
+
+
+def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | None:
+    """A record's objective figures, lower is better; None where one is missing."""
+    losses = []
+    for row in rows:
+        value = record.value(row.name)
+        if value is None:
+            return None
+        losses.append(row.sign * value)
+    return losses
 
 
 def limits(run: Run) -> tuple[Limit, ...]:

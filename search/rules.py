@@ -23,6 +23,7 @@ from .budget import Tariff, trainings_used
 from .driver import Rules
 from .fidelity import promotions
 from .foresight import fits, known_on_paper, on_paper
+from .front import losses_of
 from .limits import Limit
 from .pareto import reference_point
 from .records import Record
@@ -217,13 +218,13 @@ class Knowledge:
         caps = np.array([self._cap(row) for row in rows])
         start = np.array(baseline[0]) if baseline else None
         point = reference_point(start, np.array(initial).reshape(-1, len(rows)), caps)
-        return {row.name: _sign(row) * value for row, value in zip(rows, point, strict=True)}
+        return {row.name: row.sign * value for row, value in zip(rows, point, strict=True)}
 
     def reference_losses(self) -> Sequence[float] | None:
         """The reference point as losses, None while it is not frozen."""
         point = self._reference_values()
         rows = self.study.objective_rows()
-        return point and [_sign(row) * value for row, value in zip(rows, point, strict=True)]
+        return point and [row.sign * value for row, value in zip(rows, point, strict=True)]
 
     def _turn(self) -> AbstractContextManager[object]:
         if self.judged:
@@ -236,9 +237,9 @@ class Knowledge:
 
     def _cap(self, row: ObjectiveRow) -> float:
         bounds = [
-            _sign(row) * limit.bound
+            row.sign * limit.bound
             for limit in self.limits()
-            if limit.metric == row.name and not limit.open and limit.upper == (_sign(row) > 0)
+            if limit.metric == row.name and not limit.open and limit.upper == (row.sign > 0)
         ]
         return min(bounds) if bounds else float("nan")
 
@@ -260,17 +261,6 @@ class Knowledge:
         limit = self.study.budget.trainings or 0
         made = trainings_used(self.storage.records.values(), self.lookup.trainings)
         return lambda c: len(made | set(self.lookup.trainings(c))) <= max(limit, len(made))
-
-
-def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | None:
-    """A record's objective figures, lower is better; None where one is missing."""
-    losses = []
-    for row in rows:
-        value = record.value(row.name)
-        if value is None:
-            return None
-        losses.append(_sign(row) * value)
-    return losses
 
 
 def tariff(study: Study) -> Tariff:
@@ -336,7 +326,3 @@ def _violations(record: Record, limits: Iterable[Limit]) -> dict[str, float]:
         violation = limit.violation(figures)
         found[limit.text] = 1.0 if violation is None else violation
     return found
-
-
-def _sign(row: ObjectiveRow) -> float:
-    return -1.0 if row.direction == "maximize" else 1.0

@@ -45,6 +45,11 @@ class ObjectiveRow:
     unit: str
     direction: str
 
+    @property
+    def sign(self) -> float:
+        """What makes a figure a loss: -1 where more is better."""
+        return -1.0 if self.direction == "maximize" else 1.0
+
 
 @dataclass(frozen=True)
 class Header:

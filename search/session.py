@@ -72,7 +72,7 @@ def start(
         from .engines.ray import require_ray
 
         require_ray()
-    storage = StudyStorage.open(folder, _header(study))
+    storage = StudyStorage.open(folder, header_of(study))
     with closing(storage):
         _refuse_other_judge(storage, evaluate)
         _refuse_other_material(storage, study, material)
@@ -195,7 +195,8 @@ def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bo
     return run_processes(source, work, engine.workers, limits, listen)
 
 
-def _header(study: Study) -> Header:
+def header_of(study: Study) -> Header:
+    """What a run of this study is about: its objectives, and the whole catalogue of metrics."""
     table = metrics()
     rows = {
         name: {

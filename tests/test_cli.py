@@ -125,7 +125,7 @@ def test_help_lists_every_verb_and_loads_nothing_heavy():
         [sys.executable, "-m", "paretune", "--help"], capture_output=True, text=True, check=True
     )
     verbs = "init doctor search resume status front select report export verify evaluate estimate"
-    for verb in f"{verbs} spaces metrics devices cache schema".split():
+    for verb in f"{verbs} interactions spaces metrics devices cache schema".split():
         assert f"  {verb} " in done.stdout
     assert loaded("--help") == set()
 
@@ -142,9 +142,12 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize(
     "arguments",
-    [("status",), ("front",), ("front", "--json"), ("front", "--csv"), ("select",)],
+    [
+        ("status",), ("front",), ("front", "--json"), ("front", "--csv"), ("select",),
+        ("interactions",),
+    ],
     ids=" ".join,
-)
+)  # fmt: skip
 def test_a_run_is_read_without_heavy_libraries(run: Path, arguments: tuple[str, ...]):
     verb, *more = arguments
     assert loaded(verb, run, *more) <= {"scipy"}
@@ -160,8 +163,8 @@ def test_the_page_is_written_without_models(run: Path, tmp_path: Path):
     "arguments",
     [
         ("doctor",), ("spaces",), ("metrics",), ("devices",), ("cache",), ("status", "RUN"),
-        ("front", "RUN"), ("select", "RUN"), ("search", "STUDY", "--dry-run"),
-        ("estimate", "MODEL"),
+        ("front", "RUN"), ("select", "RUN"), ("interactions", "RUN"),
+        ("search", "STUDY", "--dry-run"), ("estimate", "MODEL"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -316,6 +319,28 @@ def test_the_front_can_be_taken_over_other_objectives(
     front = json.loads(out)
     assert front["objectives"] == ["model_bytes"]
     assert len(front["trials"]) == 1
+
+
+def test_interactions_are_the_same_in_json_in_csv_and_for_people(
+    run: Path, capsys: pytest.CaptureFixture[str]
+):
+    told = json.loads(ran(capsys, "interactions", run, "--metric", "model_bytes", "--json")[0])
+    rows = ran(capsys, "interactions", run, "--metric", "model_bytes", "--csv")[0]
+    (row,) = csv.DictReader(io.StringIO(rows))
+    (pair,) = told["together"]
+    assert (pair["a"], pair["b"]) == (row["a"], row["b"]) == ("finetuning.head", "precision.int8")
+    assert float(row["interaction"]) == pair["interaction"]
+    text, err = ran(capsys, "interactions", run)
+    assert text.startswith("accuracy")
+    assert "finetuning.head" in text
+    assert err == ""
+
+
+def test_interactions_of_a_metric_that_was_not_stored_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str]
+):
+    _, err = ran(capsys, "interactions", run, "--metric", "model_byte", code=2)
+    assert "did you mean 'model_bytes'" in err
 
 
 def test_another_budget_selects_without_a_new_trial(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,11 +11,10 @@ from typing import cast
 import numpy as np
 import pytest
 from paretune.benchmarks.joint import (
-    ARMS,
     MOMENTS,
+    SHOWN,
     Outcome,
-    Search,
-    best_finetuning,
+    against_best,
     caught_up,
     compared,
     difference,
@@ -23,6 +22,7 @@ from paretune.benchmarks.joint import (
     paragraph,
     replayed,
 )
+from paretune.benchmarks.joint_arms import Search, alone_space, arm_of, arms_of, best_finetuning
 from paretune.benchmarks.joint_table import (
     Ground,
     Yardstick,
@@ -32,7 +32,7 @@ from paretune.benchmarks.joint_table import (
     table_seconds,
     timing_seconds,
 )
-from paretune.errors import RunError, StudyError, WorkFailed
+from paretune.errors import RunError, StudyError, UnknownName, WorkFailed
 from paretune.evaluators.measurement import Measurement
 from paretune.evaluators.metric import StageCost
 from paretune.search.engines.replay import Replay, VirtualClock
@@ -46,6 +46,10 @@ from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile
 from paretune.spaces.recipe import Recipe
 from paretune.spaces.steps import Phase
 
+ARMS = [
+    "joint", "habit", "alone-finetuning", "alone-structure", "alone-recovery", "alone-precision",
+    "alone-runtime",
+]  # fmt: skip
 EXAMPLE = Path(__file__).parents[1] / "examples" / "joint.yaml"
 SECONDS = {"train.finetune": 20.0, "train.recover": 6.0, "onnxruntime.deploy": 3.0}
 JUDGING = 6.0
@@ -141,7 +145,7 @@ def told(ground: Ground, table: list[Record], folder: Path, arm: str, minutes: f
     storage = StudyStorage.open(folder, ground.header(), clock=clock)
     try:
         search = Search(ground, storage, Replay(table, clock).run, 0, minutes)
-        settled = ARMS[arm](search)
+        settled = arm_of(ground, arm)(search)
         return [record for _, record in sorted(storage.records.items())], settled
     finally:
         storage.close()
@@ -189,7 +193,7 @@ def test_hypervolume_never_falls(outcomes: dict[str, Outcome], arm: str):
     assert volumes[-1] > 0
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", ["joint", "habit"])  # one slot alone is tried out before
 def test_nothing_is_asked_after_the_time_and_nothing_later_counts(
     ground: Ground, table: list[Record], tmp_path: Path, arm: str
 ):
@@ -235,6 +239,34 @@ def test_joint_search_changes_several_parts_at_once(
     assert {slot for r in records for slot, _ in r.configuration} == set(ground.study.space)
 
 
+def test_every_slot_with_a_choice_is_an_arm_of_its_own(ground: Ground):
+    assert list(arms_of(ground)) == ARMS
+    data = ground.study.to_json()
+    fixed = {**data["space"], "precision": {"methods": ["int8"]}, "runtime": {"methods": ["eager"]}}
+    fixed["finetuning"] = {"methods": ["full"], "full": {"learning_rate": 2e-4}}
+    fewer = replace(ground, study=Study.from_dict({**data, "space": fixed}))
+    assert list(arms_of(fewer)) == ["joint", "alone-structure", "alone-recovery", "alone-precision"]
+    with pytest.raises(UnknownName, match="did you mean 'alone-runtime'"):
+        arm_of(ground, "runtime")
+
+
+@pytest.mark.parametrize("slot", ["finetuning", "structure", "precision"])
+def test_an_arm_alone_changes_its_slot_and_nothing_else(
+    ground: Ground, table: list[Record], tmp_path: Path, slot: str
+):
+    records, settled = told(ground, table, tmp_path, f"alone-{slot}", 10.0)
+    baseline = ground.material.subject.baseline
+    changes = [
+        {s for s in ground.study.space if r.configuration.get(s) != baseline.get(s)}
+        for r in records
+    ]
+    assert settled is None
+    assert changes[0] == set()
+    assert set().union(*changes) == {slot}
+    tried = {r.configuration for r in records} - {baseline}
+    assert tried == set(every_configuration(ground, alone_space(ground, slot)))
+
+
 def test_too_little_time_for_one_fine_tuning_is_said(ground: Ground, table: list[Record]):
     failed = [replace(record, rungs=()) for record in table[:1]]
     with pytest.raises(RunError, match="give more --minutes"):
@@ -255,7 +287,7 @@ def test_a_replay_can_keep_to_what_an_incomplete_table_holds(
     holes = [record for record in table if record.configuration.get("runtime") is None]
     done = replayed(ground, holes, arm, 0, 2.0, held=True)
     assert done.missing == ()
-    assert done.trials > 2
+    assert done.trials > 2 or arm.startswith("alone")
 
 
 def test_a_replay_with_gaps_is_called_no_comparison(ground: Ground, table: list[Record]):
@@ -266,29 +298,60 @@ def test_a_replay_with_gaps_is_called_no_comparison(ground: Ground, table: list[
     assert "flatters joint search" in paragraph(kept)
 
 
-def test_both_arms_are_compared_by_seed(ground: Ground, table: list[Record]):
+def test_all_arms_are_compared_by_seed(ground: Ground, table: list[Record]):
     result = compared(ground, table, 2, MINUTES)
     json.dumps(result, allow_nan=False)
-    shares = [result["arms"][arm]["by_seed"] for arm in ARMS]
-    gap = np.mean(np.array(shares[0]) - np.array(shares[1]), axis=0)
+    assert list(result["arms"]) == ARMS
+    shares = {arm: np.array(told["by_seed"]) for arm, told in result["arms"].items()}
+    gap = np.mean(shares["joint"] - shares["habit"], axis=0)
     assert result["difference"]["mean"] == pytest.approx(gap.tolist())
-    assert result["attainable"]["everything"] >= np.max(shares)
+    best = np.max([shares[arm].mean(axis=0) for arm in ARMS[1:]], axis=0)
+    assert result["best_other"]["difference"]["mean"] == pytest.approx(
+        (shares["joint"].mean(axis=0) - best).tolist()
+    )
+    assert result["attainable"]["everything"] >= np.max(list(shares.values()))
     assert result["missing"] == []
     text = paragraph(result)
     assert "| 100% |" in text
     assert "2 seeds" in text
+    for arm in ARMS:
+        assert f"| {arm} | " in text
 
 
 def test_the_interval_is_students_of_the_paired_difference():
     volumes = [[0.0] * 20, [0.0] * 19 + [2.0]]
     ours = [Outcome([v + 1.0 for v in row], 1, 1, None) for row in volumes]
     theirs = [Outcome([v] * 20, 1, 1, None) for v in (0.0, 1.0)]
-    gap = difference(ours, theirs)
-    assert gap["mean"] == pytest.approx([0.5, 0.5, 0.5, 1.5])
+    rows = [np.array([[o.volumes[-1]] for o in outcomes]) for outcomes in (ours, theirs)]
+    gap = difference(*rows)
+    assert gap["mean"] == pytest.approx([1.5])
     # two differences of 1 and 2: t(.975, 1) = 12.706, standard error .5
     assert gap["half_95"][-1] == pytest.approx(12.706 * 0.5, rel=1e-4)
-    assert gap["wins"] == [1, 1, 1, 2]
+    assert gap["wins"] == [2]
     assert caught_up(ours, theirs) == MOMENTS[0]
+
+
+def test_joint_search_is_held_against_the_best_of_the_others_at_every_moment():
+    found = against_best({
+        "joint": np.array([[2.0, 3.0], [4.0, 5.0]]),
+        "early": np.array([[2.0, 2.0], [2.0, 2.0]]),
+        "late": np.array([[0.0, 4.0], [0.0, 6.0]]),
+    })  # fmt: skip
+    assert found["arm"] == ["early", "late"]
+    assert found["difference"]["mean"] == [1.0, -1.0]
+    assert found["ratio"] == pytest.approx([1.5, 0.8])
+    nothing = {"joint": np.ones((2, 1)), "other": np.zeros((2, 1))}
+    assert against_best(nothing)["ratio"] == [None]
+    assert against_best({"joint": np.ones((2, 1))}) is None
+
+
+def test_results_of_two_arms_can_still_be_told():
+    stored = EXAMPLE.parents[1] / "benchmarks" / "results" / "joint.json"
+    result = json.loads(stored.read_text())
+    text = paragraph(result)
+    assert "| habit | 0.0011 ± 0.0001 |" in text
+    assert "| +0.0038 ± 0.0000 |" in text
+    assert len(result["moments"]) == len(SHOWN)
 
 
 def test_the_reference_lies_a_tenth_beyond_the_baseline(ground: Ground, table: list[Record]):

@@ -12,9 +12,9 @@ from paretune.evaluators.measurement import Measurement
 from paretune.evaluators.metric import StageCost
 from paretune.search.budget import Budget, Spent
 from paretune.search.events import Event
+from paretune.search.front import losses_of
 from paretune.search.progress import _Display, _Lines, follow, standing
 from paretune.search.records import Failure, Purpose, Record, Rung, State
-from paretune.search.rules import losses_of
 from paretune.search.run import ObjectiveRow
 from paretune.spaces.configuration import Configuration
 

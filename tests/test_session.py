@@ -335,7 +335,7 @@ def test_custom_metrics_are_searched_with_a_function(study: dict[str, Any], tmp_
 
 def test_paper_tells_nothing_of_what_a_function_judges(study: dict[str, Any], tmp_path: Path):
     from paretune.search.rules import Knowledge
-    from paretune.search.session import _header, load_material
+    from paretune.search.session import header_of, load_material
     from paretune.spaces.space import Space
 
     own = {
@@ -349,7 +349,7 @@ def test_paper_tells_nothing_of_what_a_function_judges(study: dict[str, Any], tm
     made = Study.from_dict(own)
     material = load_material(made, tmp_path)
     space = Space.of(made.space, material.subject.paper)
-    with closing(StudyStorage.open(tmp_path / "run", _header(made))) as storage:
+    with closing(StudyStorage.open(tmp_path / "run", header_of(made))) as storage:
         on_paper = Knowledge(made, material, space, storage)
         judged = Knowledge(made, material, space, storage, judged=True)
         assert list(on_paper.problem().known) == [1]
@@ -378,7 +378,7 @@ class Repeats:
         return {}
 
     def losses(self, record: Record) -> list[float] | None:
-        from paretune.search.rules import losses_of
+        from paretune.search.front import losses_of
 
         return losses_of(record, self.study.objective_rows())
 
@@ -386,11 +386,11 @@ class Repeats:
 @pytest.fixture
 def finished(study: dict[str, Any], tmp_path: Path) -> Iterator[Repeats]:
     """A search that has ended, opened again."""
-    from paretune.search.session import _header
+    from paretune.search.session import header_of
 
     searched(study, tmp_path / "run")
     made = Study.from_dict(study)
-    storage = StudyStorage.open(tmp_path / "run", _header(made))
+    storage = StudyStorage.open(tmp_path / "run", header_of(made))
     yield Repeats(storage, made)
     storage.close()
 
@@ -422,7 +422,7 @@ def test_the_front_and_the_baseline_are_confirmed_once_and_the_choice_under_a_ne
 
 def test_a_baseline_that_failed_is_not_confirmed(study: dict[str, Any], tmp_path: Path):
     from paretune.search.confirm import confirmations
-    from paretune.search.session import _header
+    from paretune.search.session import header_of
 
     def first_fails(configuration: Configuration, seed: int) -> Mapping[str, float]:
         fails = configuration.get("precision") is None
@@ -430,7 +430,7 @@ def test_a_baseline_that_failed_is_not_confirmed(study: dict[str, Any], tmp_path
 
     searched(study, tmp_path / "run", first_fails)
     made = Study.from_dict(study)
-    storage = StudyStorage.open(tmp_path / "run", _header(made))
+    storage = StudyStorage.open(tmp_path / "run", header_of(made))
     wanted = confirmations(Repeats(storage, made))  # type: ignore[arg-type]
     storage.close()
     assert wanted

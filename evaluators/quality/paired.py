@@ -1,4 +1,4 @@
-"""The difference of two candidates on the same items.
+"""The difference of candidates on the same items: of two, or between differences of several.
 
 Paired: what makes an item hard is common to both, and drops out. Right-or-wrong figures get the
 exact McNemar test and Bonett and Price's interval (JEBS 37, 2012), which does not shrink to a point
@@ -45,14 +45,31 @@ def paired_difference(a: Predictions, b: Predictions, metric: Metric) -> Differe
     """
     if metric.per_item is None:
         raise BadRequest(f"{metric.name} has no per-item values, so it cannot be compared by item")
-    _refuse_unpaired(a, b)
+    refuse_unpaired(a, b)
     ours, theirs = metric.per_item(a), metric.per_item(b)
     if np.isin((ours, theirs), (0.0, 1.0)).all():
         return _right_or_wrong(ours - theirs)
     return _student(ours - theirs)
 
 
-def _refuse_unpaired(a: Predictions, b: Predictions) -> None:
+def contrast_stderr(contrast: np.ndarray, *, right_or_wrong: bool) -> float:
+    """Standard error of the mean of `(n,)` sums and differences of candidates' per-item values.
+
+    Where these are 0 or 1, an item is added on each side, as Bonett and Price do for the difference
+    of two candidates: no contrast is taken as certain because no item happens to show one.
+    """
+    n = len(contrast)
+    if right_or_wrong:
+        return float(np.append(contrast, (1.0, -1.0)).std() / math.sqrt(n + 2))
+    return float(contrast.std(ddof=1) / math.sqrt(n))
+
+
+def refuse_unpaired(a: Predictions, b: Predictions) -> None:
+    """Passes when both answered the same items, at least two.
+
+    Raises:
+        BadRequest: they did not.
+    """
     if not np.array_equal(a.items, b.items):
         raise BadRequest(
             f"the two candidates answered different items ({len(a.items)} and {len(b.items)}, "
@@ -81,7 +98,7 @@ def _right_or_wrong(differences: np.ndarray) -> Difference:
     p = binomtest(better, better + worse).pvalue if better + worse else 1.0
     # Bonett and Price: one item added to each side, two to the whole
     up, down = (better + 1) / (n + 2), (worse + 1) / (n + 2)
-    stderr = math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    stderr = contrast_stderr(differences, right_or_wrong=True)
     reach = float(norm.ppf(0.975)) * stderr
     centre = up - down
     return Difference(
