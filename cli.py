@@ -70,11 +70,11 @@ def init(
     ] = "sentence-transformers/all-MiniLM-L6-v2",
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("study.yaml"),
 ) -> None:
-    """Write a commented study file."""
+    """Write a commented study file; the columns of a local table are found in its header."""
     from .search.study_template import write_template
 
-    write_template(out, task=task, model=model)
-    _say(f"wrote {out}; next: paretune search {out}")
+    found = write_template(out, task=task, model=model)
+    _say(f"wrote {out}{f': {found}' if found else ''}; next: paretune search {out}")
 
 
 @app.command()
