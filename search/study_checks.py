@@ -99,7 +99,7 @@ def _method_problems(slot: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
         if method not in known:
             message = _unknown(f"{slot} method", method, [*known, "methods"])
             yield Problem(("space", slot, method), message)
-        elif method not in methods and set(methods) <= set(known):  # else it may be one misspelt
+        elif method not in methods and all(m in known for m in methods):  # else misspelt there
             yield Problem(("space", slot, method), f"is not among the methods; add {method} there")
 
 

@@ -208,7 +208,10 @@ def test_a_search_prints_json_and_tells_its_progress_beside(
 ):
     out, err = ran(capsys, "search", study, "--run", tmp_path / "run", "--json")
     done = json.loads(out)
-    assert (done["final"], done["ended"]) == (3, "all 4 trials of the budget were begun")
+    assert (done["final"], done["ended"]) == (
+        3,
+        "all of the budget was begun: 3 trials and the baseline",
+    )
     assert "trial 3 final: accuracy" in err
     assert Path(done["report"]).is_file()
 
@@ -338,7 +341,7 @@ def test_the_study_file_of_init_is_accepted_by_search(
     assert f"paretune search {out}" in err
     assert "#" in out.read_text()
     quoted, _ = ran(capsys, "search", out, "--dry-run", "--json")
-    assert json.loads(quoted)["trials"] == 40
+    assert json.loads(quoted)["trials"] == 39, "and the baseline"
 
 
 @pytest.mark.parametrize("name", ["films #1.csv", "yes", "hub:a: b", "12"])

@@ -147,13 +147,13 @@ def test_off_a_terminal_there_is_a_line_for_what_happens_and_none_for_steps(
         Event("told", "final", 0),
         Event("asked", "search", 4, rung=1),
         Event("told", "failed: crashed", 4),
-        Event("message", "all 5 trials of the budget were begun"),
+        Event("message", "all of the budget was begun: 4 trials and the baseline"),
     ) == [
         "trial 0 begins: the baseline",
         "trial 0 final: accuracy 90.0 %, model_bytes 400 B",
         "trial 4 begins: as it is, rung 100%",
         "trial 4 failed: crashed: b",
-        "all 5 trials of the budget were begun",
+        "all of the budget was begun: 4 trials and the baseline",
     ]
 
 

@@ -206,7 +206,8 @@ def test_status_counts_states_and_tells_what_was_spent(run):
     said = status_in_words(run)
     assert status(run)["spent"]["hours"]["value"] == pytest.approx(0.35)
     json.dumps(status(run), allow_nan=False)
-    assert said["trials"] == {"final": 48, "failed": 6, "paused": 7}
+    assert said["trials"] == {"final": 47, "failed": 6, "paused": 7}
+    assert (said["baseline"], said["budget"]["trials"]) == ("final", "63 trials and the baseline")
     assert said["failures"] == {"out_of_memory": 2, "timeout": 2, "diverged": 2}
     assert said["spent"]["wall time"] == "21.0 min (measured)"
     json.dumps(said, allow_nan=False)
