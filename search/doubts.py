@@ -85,6 +85,15 @@ def drifted(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> float | None:
     return drift(mine.get("probe_ms"), theirs.get("probe_ms"))
 
 
+def pace(by: float) -> str:
+    """A drift in words.
+
+    >>> pace(1.3), pace(0.8)
+    ('1.30 times as slow', '1.25 times as fast')
+    """
+    return f"{by:.2f} times as slow" if by > 1 else f"{1 / by:.2f} times as fast"
+
+
 def _named(
     records: Sequence[Record], metrics: Sequence[str]
 ) -> list[tuple[Record, Mapping[str, Any]]]:
@@ -103,7 +112,7 @@ def _in_words(found: Sequence[tuple[Record, Mapping[str, Any]]], when: str) -> l
     words = [f"timed beside other work{when}, so latencies are doubtful: {_listed(busy)}"]
     first = next((pairs for record, pairs in found if record.number == 0), {})
     apart = [(record, drifted(pairs, first)) for record, pairs in found]
-    told = [f"{_name(record)} ({by:.2f} times as slow)" for record, by in apart if by is not None]
+    told = [f"{_name(record)} ({pace(by)})" for record, by in apart if by is not None]
     drift_ = (
         f"timed{when} while the machine itself was slower or faster than for the baseline, so "
         f"latencies do not compare with it: {_listed(told)}"

@@ -108,9 +108,11 @@ def quote(study: Study) -> dict[str, Any]:
     rates = tariff(study)
     both = [one + other for one, other in zip(hours, after, strict=True)]
     kwh = [energy(h * pace.at_once, rates).value for h in both]
-    made = len(trainings.slots), begun
-    more = confirming.trainings[1], study.confirm.seeds
-    disk = [_disk(*made, sample, low=True), _disk(*map(sum, zip(made, more, strict=True)), sample)]
+    least, more = len(trainings.slots), confirming.trainings[1]
+    disk = [
+        _disk(least, begun, sample, low=True),
+        _disk(least + more, begun + study.confirm.seeds, sample),
+    ]
     return {
         "trials": begun - 1,
         "trainings": len(trainings.slots),

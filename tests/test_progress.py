@@ -196,6 +196,7 @@ def test_the_live_display_shows_figures_work_under_way_and_the_last_message(know
     display.hear(Event("step", "train.finetune", 5, 3, 10))
     display.hear(Event("asked", "search", 6))
     display.hear(Event("told", "final", 6))
+    display.hear(Event("warning", "nothing was learnt"))
     display.hear(Event("message", "finishing what is under way"))
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(display.draw())
@@ -207,6 +208,7 @@ def test_the_live_display_shows_figures_work_under_way_and_the_last_message(know
         "0 of 0 found made",
         "6 trials",
         "trial 5: train.finetune 3/10",
+        "warning: nothing was learnt",
         "finishing what is under way",
     ):
         assert part in text

@@ -245,9 +245,11 @@ def test_the_headline_sells_accuracy_for_speed_only_where_the_difference_counts(
     record = next(r for r in sold.records if r.number == 31)
     words = headline(sold, record)
     assert words.startswith("12 points of accuracy buy 8.6 \u00d7 lower median latency")
+    assert words.endswith(". It is worse than the baseline in accuracy.")
     same = replace(worse, value=run.baseline.value("accuracy") - 0.004, stderr=0.02)
     kept = changed(searched, 31, latency_p50=fast, model_bytes=small, accuracy=same)
     words = headline(kept, next(r for r in kept.records if r.number == 31))
+    assert "worse" not in words
     assert "accuracy differs by \u22120.4 \u00b1 5.4 points, within its error" in words
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...search.doubts import disturbed, drifted
+from ...search.doubts import disturbed, drifted, pace
 from .description import Description, check_files, read_description
 from .fresh import fresh_proof
 
@@ -68,5 +68,5 @@ def latency_doubts(described: Description, found: Mapping[str, Any]) -> list[str
     words += ["this proof was timed beside other work"] if disturbed(proved) else []
     by = drifted(proved, searched)
     if by is not None:
-        words.append(f"the machine was {by:.2f} times as slow for this proof as in the search")
+        words.append(f"the machine was {pace(by)} for this proof as in the search")
     return words
