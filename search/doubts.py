@@ -7,6 +7,7 @@ machine was another than when the baseline was timed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from ..evaluators.compute.probe import drift
@@ -64,6 +65,22 @@ def timing_doubts(run: Run, records: Sequence[Record], metrics: Sequence[str]) -
     return [*found, *_in_words(_named(again, metrics), " when confirmed")]
 
 
+def doubts_between(runs: Sequence[Run], metrics: Sequence[str]) -> list[str]:
+    """Why latencies of several runs do not compare: their baselines were timed on other machines.
+
+    Args:
+        runs: as read. metrics: those that were not timed have no doubts.
+    """
+    timed: list[tuple[Path, Mapping[str, Any]]] = []
+    for run in runs:
+        baseline = [run.baseline] if run.baseline else []
+        timed += [(run.folder, pairs) for _, pairs in _named(baseline, metrics)]
+    apart = [(folder, drifted(pairs, timed[0][1])) for folder, pairs in timed]
+    told = [f"{folder} ({pace(by)} as {timed[0][0]})" for folder, by in apart if by is not None]
+    said = f"the machine was another, so latencies do not compare: {_listed(told)}"
+    return [said] if told else []
+
+
 def disturbed(conditions: Mapping[str, Any]) -> bool:
     """A figure was timed while other work took the processor.
 
@@ -98,26 +115,30 @@ def _named(
     records: Sequence[Record], metrics: Sequence[str]
 ) -> list[tuple[Record, Mapping[str, Any]]]:
     """Records, each with the conditions of the first of some metrics that was timed."""
-    found = []
+    found: list[tuple[Record, Mapping[str, Any]]] = []
     for record in records:
         figures = (record.measurements.get(name) for name in metrics)
         timed = [dict(figure.conditions) for figure in figures if figure is not None]
         timed = [pairs for pairs in timed if {"cpu_share", "probe_ms"} & set(pairs)]
-        found += [(record, timed[0])] if timed else []
+        if timed:
+            found.append((record, timed[0]))
     return found
 
 
 def _in_words(found: Sequence[tuple[Record, Mapping[str, Any]]], when: str) -> list[str]:
+    said = []
     busy = [_name(record) for record, pairs in found if disturbed(pairs)]
-    words = [f"timed beside other work{when}, so latencies are doubtful: {_listed(busy)}"]
+    if busy:
+        said.append(f"timed beside other work{when}, so latencies are doubtful: {_listed(busy)}")
     first = next((pairs for record, pairs in found if record.number == 0), {})
     apart = [(record, drifted(pairs, first)) for record, pairs in found]
     told = [f"{_name(record)} ({pace(by)})" for record, by in apart if by is not None]
-    drift_ = (
-        f"timed{when} while the machine itself was slower or faster than for the baseline, so "
-        f"latencies do not compare with it: {_listed(told)}"
-    )
-    return [*(words if busy else []), *([drift_] if told else [])]
+    if told:
+        said.append(
+            f"timed{when} while the machine itself was slower or faster than for the baseline, so "
+            f"latencies do not compare with it: {_listed(told)}"
+        )
+    return said
 
 
 def _name(record: Record) -> str:

@@ -12,10 +12,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from paretune.reports.compare import compare, note
 from paretune.reports.page.write import page
 from paretune.reports.tables import front_json, front_note, status, status_in_words
 from paretune.search import session
-from paretune.search.doubts import doubts, nothing_learnt, timing_doubts
+from paretune.search.doubts import doubts, doubts_between, nothing_learnt, timing_doubts
 from paretune.search.events import Event
 from paretune.search.front import front_of
 from paretune.search.records import Record
@@ -141,6 +142,16 @@ def test_confirmations_are_compared_with_the_baseline_s_confirmation(run: Run) -
     (told,) = timing_doubts(replace(run, confirmations=again), run.records, NAMES)
     assert "timed when confirmed while the machine itself was slower or faster" in told
     assert told.endswith("trial 31 (1.50 times as slow)")
+
+
+def test_runs_on_machines_of_another_pace_do_not_compare_in_latency(run: Run) -> None:
+    one, other = probed(run, 31, 1.0, 1.0), replace(probed(run, 31, 1.0, 1.3), folder=Path("b"))
+    assert doubts_between([one, one], NAMES) == []
+    assert doubts_between([one, other], ["accuracy"]) == []
+    assert compare([one, one])["warnings"] == []
+    (told,) = compare([one, other])["warnings"]
+    assert told.endswith(f"b (1.30 times as slow as {run.folder})")
+    assert told in note(compare([one, other]))
 
 
 def test_selection_and_the_page_s_head_doubt_the_recommended_latency(run: Run) -> None:
