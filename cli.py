@@ -70,7 +70,7 @@ def init(
     ] = "sentence-transformers/all-MiniLM-L6-v2",
     out: Annotated[Path, typer.Option(help="Where to write it.")] = Path("study.yaml"),
 ) -> None:
-    """Write a commented study file; the columns of a local table are found in its header."""
+    """Write a commented study file."""
     from .search.study_template import write_template
 
     found = write_template(out, task=task, model=model)
