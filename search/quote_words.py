@@ -55,9 +55,12 @@ def _trainings_in_words(figures: Mapping[str, Any]) -> str:
 
 def _confirmation_in_words(figures: Mapping[str, Any]) -> str:
     points, seeds, (low, high) = figures["confirmation"].values()
+    if not points:
+        return "none: there is no front of one configuration"
     judged = f"up to {counted(points + 1).replace('trial', 'point')} on the test split"
     again = f"the recommended one under {seeds} further seed{'' if seeds == 1 else 's'}"
-    trained = f"{low} further trainings" if low == high else f"{low} to {high} further trainings"
+    trainings = f"further training{'' if low == high == 1 else 's'}"
+    trained = f"{low} {trainings}" if low == high else f"{low} to {high} {trainings}"
     return f"{judged}, {again} ({trained})" if seeds else judged
 
 

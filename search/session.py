@@ -152,7 +152,7 @@ def _search(
         work = FunctionWork(evaluate, study)
     log = log_to(storage.folder / "log.jsonl")
     with follow(knowledge, driver, quiet=quiet) as show:
-        listen = _warned(storage, lambda event: (log(event), show(event)))
+        listen = _warned(storage, log, show)
         for text in words:
             listen(Event("message", text))
         ended = _run(driver, work, study, listen, here=evaluate is not None)
@@ -175,17 +175,18 @@ def _search(
     return _summary(storage, ended)
 
 
-def _warned(storage: StudyStorage, listener: Callable[[Event], object]) -> Listener:
-    """A listener who is also warned, once, when the baseline turns out to have learnt nothing."""
+def _warned(storage: StudyStorage, *listeners: Listener) -> Listener:
+    """All listeners as one, warned once when the baseline turns out to have learnt nothing."""
     warned = False
 
     def listen(event: Event) -> None:
         nonlocal warned
-        listener(event)
+        for listener in listeners:
+            listener(event)
         said = None if warned else nothing_learnt(storage.records.get(0))
         if said is not None:
             warned = True
-            listener(Event("warning", said))
+            listen(Event("warning", said))
 
     return listen
 
