@@ -73,8 +73,8 @@ def init(
     """Write a commented study file."""
     from .search.study_template import write_template
 
-    write_template(out, task=task, model=model)
-    _say(f"wrote {out}; next: paretune search {out}")
+    found = write_template(out, task=task, model=model)
+    _say(f"wrote {out}{f': {found}' if found else ''}; next: paretune search {out}")
 
 
 @app.command()
@@ -99,7 +99,8 @@ def search(
     json_: Json = False,
 ) -> None:
     """Search: make and judge configurations, and keep the Pareto front."""
-    from .search.quote import in_words, quote
+    from .search.quote import quote
+    from .search.quote_words import in_words
     from .search.session import start
     from .search.study import load_study
 
@@ -355,6 +356,7 @@ def schema() -> None:
 
 def _report(done: Mapping[str, Any], folder: Path, json_: bool, quiet: bool) -> None:
     from .reports.page import write_page
+    from .search.doubts import nothing_learnt
     from .search.front import front_of
     from .search.run import read_run
     from .search.select import recommendation
@@ -364,6 +366,8 @@ def _report(done: Mapping[str, Any], folder: Path, json_: bool, quiet: bool) -> 
     chosen, _ = recommendation(read)
     found = {"front": len(front_of(read).records), "recommended": chosen.number if chosen else None}
     _print({**done, **found, "report": str(folder / "report.html")}, json_)
+    if warning := nothing_learnt(read.baseline):
+        _say(f"warning: {warning}")
     if done["under_way"]:
         numbers = ", ".join(map(str, done["under_way"]))
         _say(f"stopped at once; `paretune resume {folder}` makes trial {numbers} again")

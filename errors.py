@@ -18,10 +18,13 @@ A message says what is wrong, the value, what is allowed and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 FailureKind = Literal["out_of_memory", "timeout", "diverged", "crashed", "illegal"]
+
+LIKE: Final = 0.5
+"""Share of letters in common from which a name is taken for a misspelling of another."""
 
 
 class ParetuneError(Exception):
@@ -48,17 +51,18 @@ class UnknownName(BadRequest):
     Args:
         what: the kind of name, such as "technique" or "metric".
         name: what was given.
-        known: every name that would have been accepted.
+        known: every name that would have been accepted, the usual ones first: of two that are
+            equally near, the first is suggested.
 
     >>> str(UnknownName("metric", "acuracy", ["accuracy", "flops"]))
     "unknown metric 'acuracy'; did you mean 'accuracy'? known: accuracy, flops"
     """
 
     def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
-        names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ";"
-        super().__init__(f"unknown {what} {name!r}{hint} known: {', '.join(names)}")
+        names = list(known)
+        near = nearest(name, names)
+        hint = f"; did you mean {near!r}?" if near else ";"
+        super().__init__(f"unknown {what} {name!r}{hint} known: {', '.join(sorted(names))}")
 
 
 class StudyError(BadRequest):
@@ -98,6 +102,22 @@ class StorageFailed(WorkFailed):
 
 class VerificationFailed(WorkFailed):
     """An artifact is not what its description claims."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is most like one, the first of several; None where none is like it.
+
+    >>> nearest("latency", ["latency_p50", "latency_p95"]), nearest("xyz", ["latency_p50"])
+    ('latency_p50', None)
+    """
+    alike = difflib.SequenceMatcher(b=name)
+
+    def likeness(one: str) -> float:
+        alike.set_seq1(one)
+        return alike.ratio()
+
+    best = max(known, key=likeness, default="")
+    return best if likeness(best) >= LIKE else None
 
 
 _NO_MEMORY: Final = ("allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")

@@ -33,6 +33,7 @@ class Timings:
         cpu_share: CPU seconds of this process per second of the session. Below 1, with one busy
             thread, something else had the processor: the figures are not the model's alone. None
             on a GPU, for which the process waits.
+        probe_seconds: what `compute/probe.py` took beside the session; None on a GPU.
     """
 
     seconds: tuple[float, ...]
@@ -41,6 +42,7 @@ class Timings:
     prefill_seconds: tuple[float, ...] = ()
     decode_seconds: tuple[float, ...] = ()
     cpu_share: float | None = None
+    probe_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import BadRequest, UnknownName
 from ..evaluators.catalogue import metrics
 from ..search.against import own_repeat
+from ..search.doubts import doubts_between
 from ..search.front import front_of, sign, stored_metrics
 from ..search.pareto import Array, hypervolume, just_beyond, non_dominated
 from ..search.records import Record
@@ -66,7 +67,8 @@ def compare(
 
     Returns:
         `objectives`, `split`, `reference` and `ideal` by objective, `differ`: sections of the
-        studies that are not the same, `runs`: rows of `Standing`.
+        studies that are not the same, `warnings`: why figures do not compare, `runs`: rows of
+        `Standing`.
 
     Raises:
         BadRequest: fewer than two runs, no common objective, other data, or a run without points.
@@ -87,6 +89,7 @@ def compare(
         "reference": dict(zip(names, (signs * reference).tolist(), strict=True)),
         "ideal": dict(zip(names, (signs * ideal).tolist(), strict=True)),
         "differ": differ,
+        "warnings": doubts_between(runs, names),
         "runs": [_standing(run, fronts, signs, names).to_json() for run in runs],
     }
 
@@ -117,7 +120,7 @@ def note(compared: Mapping[str, Any]) -> str:
     ]
     if compared["differ"]:
         told.append(f"the studies differ in {listed(compared['differ'])}")
-    return "; ".join(told)
+    return "; ".join([*told, *compared["warnings"]])
 
 
 def _objectives(runs: Sequence[Run], wanted: Sequence[str] | None) -> tuple[str, ...]:

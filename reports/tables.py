@@ -13,10 +13,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ..search.against import broken_when_confirmed, confirmed_gaps, repeats
+from ..search.budget import counted
+from ..search.doubts import doubts
 from ..search.front import (
     Front,
     all_trials,
-    disturbed,
     front_of,
     limits_broken,
     stored_metrics,
@@ -28,19 +29,19 @@ from ..search.select import Selection, recommendation
 from ..search.units import readable
 from ..spaces.names import PROPER, in_short
 from .flips import rung_flips
-from .words import BILL, confirmed_figures, figure_in_words, listed, over_seeds
+from .words import BILL, confirmed_figures, figure_in_words, over_seeds
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def status(run: Run) -> dict[str, Any]:
-    """How far a run is and what it has cost, as data.
+    """How far a run is and what it has cost, as data: each part of the bill is a Measurement.
 
-    Each part of the bill is a Measurement. `rungs` says how well each foretold the next; empty
-    where there is one alone.
+    `trials` counts those that were searched, by state; `baseline` is its state, None before it
+    ended. `budget` is the study file's, where the baseline is one of `trials`. `rungs` says how
+    well each foretold the next; empty where there is one alone.
     """
-    trials = all_trials(run)
     front = front_of(run)
     return {
         "run": str(run.folder),
@@ -48,13 +49,15 @@ def status(run: Run) -> dict[str, Any]:
         "state": run.standing,
         "objectives": list(front.objectives),
         "limits": list(run.constraints),
-        "trials": dict(Counter(record.state for record in trials)),
+        "baseline": run.baseline.state if run.baseline else None,
+        "trials": dict(Counter(record.state for record in run.records)),
         "budget": run.study.get("budget", {}),
         "front": [record.number for record in front.records],
         "not judged": dict(front.excluded),
-        "failures": dict(Counter(r.failure.kind for r in trials if r.failure)),
+        "failures": dict(Counter(r.failure.kind for r in all_trials(run) if r.failure)),
         "refused": dict(run.refused),
         "rungs": rung_flips(run),
+        "warnings": _doubts(run, front),
         "confirmed": sorted(run.confirmations),
         "spent": dict(run.bill),
     }
@@ -64,7 +67,13 @@ def status_in_words(run: Run) -> dict[str, Any]:
     """`status` for a person."""
     spent = {BILL[name]: _bill_line(figure) for name, figure in run.bill.items()}
     more = f"; `paretune resume {run.folder}` goes on" if run.standing == "stopped" else ""
-    told = {**status(run), "state": run.standing + more, "spent": spent}
+    told = status(run)
+    budget = dict(told["budget"])
+    if budget.get("trials"):
+        budget["trials"] = counted(budget["trials"])
+    ended = {"baseline": told["baseline"] or "not judged yet", "budget": budget, "spent": spent}
+    told["warnings"] = "; ".join(told["warnings"]) or "none"
+    told |= {"state": run.standing + more, **ended}
     told["rungs"] = [_rung_line(row) for row in told["rungs"]]
     return {name: part for name, part in told.items() if name != "rungs" or part}
 
@@ -102,7 +111,7 @@ def front_rows(run: Run, objectives: Sequence[str] | None = None) -> list[dict[s
 
 
 def front_note(run: Run, objectives: Sequence[str] | None = None) -> str:
-    """Who could not be judged, whose timing is doubtful, what is told in short; empty: nothing.
+    """Who could not be judged, which figures are doubtful, what is told in short; empty: nothing.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -110,8 +119,7 @@ def front_note(run: Run, objectives: Sequence[str] | None = None) -> str:
     front = front_of(run, objectives)
     reasons = ", ".join(f"{count} {reason}" for reason, count in front.excluded.items())
     notes = [f"not judged: {reasons}"] if reasons else []
-    if busy := disturbed(front.records):
-        notes.append(f"timed beside other work, so latencies are doubtful: trial {_listed(busy)}")
+    notes += _doubts(run, front)
     shorter = [r for r in front.records if _narrow(said := in_short(r.configuration)) != said]
     return "; ".join([*notes, *(["ORT is ONNX Runtime"] if shorter else [])])
 
@@ -124,8 +132,8 @@ def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, A
         Measurement, `on_front_probability`, `knee`, `baseline`, and where it was confirmed
         `confirmed`: quality on the test split, speed measured again and peak memory, by metric,
         `difference` to the baseline on the same items, `seeds`: how many there are, `over_seeds`:
-        the range by metric where there are several) by number, and `excluded`: how many trials were
-        not judged, by reason.
+        the range by metric where there are several) by number, `excluded`: how many trials were
+        not judged, by reason, and `warnings`: what speaks against the figures, in sentences.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -145,6 +153,7 @@ def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, A
         "objectives": list(front.objectives),
         "trials": trials,
         "excluded": dict(front.excluded),
+        "warnings": _doubts(run, front),
     }
 
 
@@ -230,8 +239,9 @@ def _rung_line(row: dict[str, Any]) -> str:
     )
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return listed([str(number) for number in numbers])
+def _doubts(run: Run, front: Front) -> list[str]:
+    limited = [limit.metric for limit in written_limits(run)]
+    return doubts(run, front.records, [*front.objectives, *limited])
 
 
 def _narrow(configuration: str) -> str:

@@ -92,7 +92,7 @@ def difference(run: Run, gap: Gap) -> str:
 
 
 def headline(run: Run, record: Record) -> str:
-    """A trial against the baseline in one sentence."""
+    """A trial against the baseline in a sentence; a second one says plainly where it is worse."""
     baseline = run.baseline
     if baseline is None or baseline.state != "final":
         figures = [(title(r.name), record.value(r.name), r.unit) for r in run.objectives]
@@ -106,14 +106,17 @@ def headline(run: Run, record: Record) -> str:
     worse = [_noun(run, gap) for gap in found if gap.verdict == "worse"]
     even = [_even(run, gap) for gap in found if gap.verdict == "same"]
     tail = f"; {listed(even)}" if even else ""
+    lost = [title(gap.metric) for gap in found if gap.verdict == "worse"]
+    plainly = f" It is worse than the baseline in {listed(lost)}." if lost else ""
     if not better:
-        return _sentence(f"against the baseline: {listed([*worse, *even])}")
+        return _sentence(f"against the baseline: {listed([*worse, *even])}") + plainly
     gain = f"{listed(better)} than the baseline"
     if not worse:
         return _sentence(f"{gain}{tail or ', at no cost'}")
     points = all(" points of " in words for words in worse)
     price = listed(worse)
-    return _sentence(f"{price} buy {gain}{tail}" if points else f"for {price}: {gain}{tail}")
+    bought = f"{price} buy {gain}{tail}" if points else f"for {price}: {gain}{tail}"
+    return _sentence(bought) + plainly
 
 
 def confirmed_quality(run: Run, number: int) -> dict[str, Measurement]:

@@ -70,6 +70,7 @@ class Spent:
         minutes: wall time that a driver held the run.
         trainings: distinct long trainings, the baseline's among them.
         kwh, money: see `bill`.
+        baseline: it is among the trials.
     """
 
     trials: int
@@ -77,6 +78,7 @@ class Spent:
     trainings: int
     kwh: float | None
     money: float | None
+    baseline: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,34 @@ class Budget:
         for name in ("minutes", "kwh", "money"):
             limit, used = getattr(self, name), getattr(spent, name)
             if limit is not None and used is not None and used >= limit:
-                asked = f" after {spent.trials} of {self.trials} trials" if self.trials else ""
+                asked = ""
+                if self.trials:
+                    begun = spent.trials - spent.baseline
+                    asked = f" after {begun} of {counted(self.trials, spent.baseline)}"
                 return f"the budget of {limit:g} {IN_WORDS[name]} is spent ({used:.3g}){asked}"
         return None
 
     def full(self, spent: Spent) -> str | None:
         """Why no further configuration may become a trial; None: one may."""
         if self.trials is not None and spent.trials >= self.trials:
-            return f"all {self.trials} trials of the budget were begun"
+            return f"all of the budget was begun: {counted(self.trials, spent.baseline)}"
         return None
+
+
+def counted(trials: int, baseline: bool = True) -> str:
+    """So many trials in the words in which all counts are told: the baseline apart.
+
+    Args:
+        trials: as a budget counts them. baseline: it is among them.
+
+    >>> counted(45), counted(2), counted(1), counted(1, baseline=False)
+    ('44 trials and the baseline', '1 trial and the baseline', 'the baseline', '1 trial')
+    """
+    searched = max(trials - baseline, 0)
+    words = f"{searched} trial{'' if searched == 1 else 's'}"
+    if not baseline:
+        return words
+    return f"{words} and the baseline" if searched else "the baseline"
 
 
 def trainings_of(record: Record) -> frozenset[str]:
@@ -188,6 +209,7 @@ def spent(
         trainings=trainings,
         kwh=costs["kwh"].value,
         money=costs["money"].value,
+        baseline=any(record.purpose == "baseline" for record in records),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..errors import StorageFailed
 
-Kind = Literal["asked", "step", "told", "message"]
+Kind = Literal["asked", "step", "told", "message", "warning"]
 
 Report = Callable[[str, int, int], None]
 """Told `(what, done, total)` by the work of one trial."""
@@ -24,7 +24,7 @@ class Event:
 
     Args:
         kind: `asked` and `told` mark a trial's work; `step` is progress within it; `message` is
-            for a person to read.
+            for a person to read, and so is `warning`, which is not to be missed.
         text: the step's name, the trial's state, or the message.
         number: the trial, None where it is about the search.
         done, total: progress of a step; 0 of 0 where it cannot be told.

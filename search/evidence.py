@@ -1,7 +1,8 @@
 """Evidence of one deployed candidate: its answers, its speed, its energy, its peak memory.
 
 Answers are shared by artifact and items; speed and energy by what does not depend on weights (the
-paper's structure, the runtime, the workload), so that siblings are timed once.
+paper's structure, the runtime, the workload), so that siblings are timed once. They belong to one
+run: another run's session was another day's machine.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from ..evaluators.compute.probe import probe_seconds
 from ..evaluators.compute.timing import (
     Patience,
     answering,
@@ -32,6 +34,7 @@ from ..evaluators.metric import Evidence, Power, Predictions, StageCost, Timings
 from ..evaluators.quality.predictions import load_predictions, predict, save_predictions
 from ..evaluators.waits import WAITS
 from ..spaces.configuration import digest
+from ..spaces.device import CPU
 from ..spaces.lower import Graph
 from ..spaces.paper import Workload
 from ..spaces.runtimes import open_artifact
@@ -40,7 +43,7 @@ from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
 
-TIMING, ASKING = 2, 2
+TIMING, ASKING = 3, 2
 """Versions of how speed and energy are taken, and answers: another way's are not shared."""
 
 
@@ -58,6 +61,7 @@ class Gatherer:
         samples: the run's folder of raw samples.
         report: told `(what, done, total)`.
         patience: limits of a timing session.
+        run: the run's name, whose sessions are nobody else's.
     """
 
     task: Task
@@ -69,6 +73,7 @@ class Gatherer:
     samples: Path
     report: Callable[[str, int, int], None]
     patience: Patience
+    run: str
 
     def gather(
         self,
@@ -161,7 +166,7 @@ class Gatherer:
                 answering(runner, batch, self.workload)()
             self.report("measure speed", 0, 0)
             with self.host.measuring():
-                timings = time_runner(runner, batch, self.workload, patience=self.patience)
+                timings = self._timed(runner, batch)
                 power = measure_power(meter, answering(runner, batch, self.workload))
             runner.close()
             save_timings(folder / "timings", timings)
@@ -173,6 +178,15 @@ class Gatherer:
         self.samples.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(raw, self.samples / raw.name)
         return load_timings(raw.parent, raw.stem), _power(folder / "power.json"), raw.stem
+
+    def _timed(self, runner: Runner, batch: Batch) -> Timings:
+        """A session with the probe's seconds on either side of it."""
+        workload = self.workload
+        if workload.torch_device != CPU:
+            return time_runner(runner, batch, workload, patience=self.patience)
+        before = probe_seconds()
+        timings = time_runner(runner, batch, workload, patience=self.patience)
+        return replace(timings, probe_seconds=(before + probe_seconds()) / 2)
 
     def _sizes(self, artifact: Path) -> dict[str, int]:
         with self.host.training():
@@ -192,7 +206,7 @@ class Gatherer:
         how = [TIMING, asdict(self.workload), asdict(self.patience), self.environment]
         there = device_name(self.workload.device)
         read = [there, meter.name, meter.source, meter.assumptions()]
-        return digest(["speed", paper.profile.to_json(), deployed, how, *read, anew])
+        return digest(["speed", paper.profile.to_json(), deployed, how, *read, self.run, anew])
 
 
 def workload_batch(task: Task, workload: Workload) -> Batch:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,6 @@ from .limits import Limit, parse_limit
 from .pareto import Array, Mask, front_probability, knee, non_dominated
 from .records import Record
 from .run import ObjectiveRow, Run
-
-QUIET_SHARE: Final = 0.9
-"""CPU seconds per second of a timing session, below which it did not have its processor alone."""
 
 REDRAWS: Final = 200_000
 """Rows redrawn for the probabilities, in all: 1,000 redraws of 200 trials take a second."""
@@ -193,25 +190,6 @@ def limits_broken(run: Run, within: Sequence[Limit] | None = None) -> dict[int, 
 def values(record: Record) -> dict[str, float]:
     """Every figure that a record has."""
     return {n: m.value for n, m in record.measurements.items() if m.value is not None}
-
-
-def disturbed(records: Sequence[Record]) -> list[int]:
-    """Numbers of trials that were timed while other work took the processor from them.
-
-    Only timings of one thread tell: how many of several a runtime keeps busy is its own affair.
-    """
-    crowded = {
-        record.number
-        for record in records
-        for figure in record.measurements.values()
-        if _crowded(dict(figure.conditions))
-    }
-    return sorted(crowded)
-
-
-def _crowded(conditions: Mapping[str, Any]) -> bool:
-    alone = conditions.get("threads") == 1
-    return alone and conditions.get("cpu_share", 1.0) < QUIET_SHARE
 
 
 def _why_not(record: Record, names: Sequence[str], broken: Sequence[str]) -> str | None:

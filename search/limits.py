@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, cast
 
-from ..errors import StudyError, UnknownName
+from ..errors import StudyError, UnknownName, nearest
 
 if TYPE_CHECKING:
     from pint import UnitRegistry
@@ -128,6 +128,9 @@ def parse_limit(text: str, units: Mapping[str, str]) -> Limit:
         raise UnknownName("metric", metric, units)
     operator = cast(Operator, parts["operator"])
     relative = _RELATIVE.fullmatch(bound)
+    if relative is None and (meant := _meant(bound)) is not None:
+        advice = f"did you mean {f'{metric} {operator} {meant}'!r}?" if meant else FORM
+        raise StudyError(f"cannot read the limit {text!r}; {advice}")
     if relative is None:
         limit = Limit(metric, operator, _quantity(bound, units[metric], text), text=text)
         _refuse_impossible(limit, units[metric])
@@ -244,6 +247,29 @@ def _quantity(text: str, wanted: str, whole: str) -> float:
             f"unit {unit!r} in {whole!r} does not fit: the metric is in {wanted}; "
             f"write a unit of the same kind, or the number alone for {wanted}"
         ) from error
+
+
+def _meant(bound: str) -> str | None:
+    """A bound against the baseline as it must be written; None where it names no baseline.
+
+    Empty where it names one in a way that nobody can guess.
+
+    >>> _meant("0.9 x baseline"), _meant("90 % of the basline"), _meant("40 MB")
+    ('0.9 * baseline', '0.9 * baseline', None)
+    """
+    words = re.findall(r"[A-Za-z]+", bound)
+    named = next((w for w in words if nearest(w.lower(), ["baseline"]) and len(w) > 5), None)
+    if named is None:
+        return None
+    before, _, after = bound.partition(named)
+    number = re.search(_NUMBER, before)
+    behind = None if number else re.match(rf"\s*[*x\u00d7]\s*({_NUMBER})\s*", after)
+    factor = number[0] if number else behind[1] if behind else "1"
+    rest = after[behind.end() :] if behind else after
+    if number and "%" in before:
+        factor = f"{float(factor.replace('_', '')) / 100:g}"
+    meant = " ".join(f"{factor} * baseline {rest}".split()).removeprefix("1 * ")
+    return meant if _RELATIVE.fullmatch(meant) else ""
 
 
 def _number(text: str, whole: str) -> float:

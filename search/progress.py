@@ -145,7 +145,7 @@ class _Lines:
 
     def _text(self, event: Event) -> str:
         if event.number is None:
-            return event.text
+            return f"warning: {event.text}" if event.kind == "warning" else event.text
         number, trial = event.number, self.knowledge.storage.records[event.number]
         if event.kind == "asked":
             self.purposes[number] = event.text
@@ -176,6 +176,7 @@ class _Display:
     driver: Driver
     doing: dict[int, str] = field(default_factory=dict)
     said: str = ""
+    warnings: list[str] = field(default_factory=list)
 
     @contextmanager
     def live(self) -> Iterator[Listener]:
@@ -189,7 +190,9 @@ class _Display:
 
     def hear(self, event: Event) -> None:
         """Takes in an event."""
-        if event.number is None:
+        if event.kind == "warning":
+            self.warnings.append(event.text)
+        elif event.number is None:
             self.said = event.text
         elif event.kind == "told":
             self.doing.pop(event.number, None)
@@ -215,7 +218,8 @@ class _Display:
         for name, value in _rows(now):
             table.add_row(Text(name, style="bold"), Text(value))
         doing = [Text(f"trial {n}: {what}") for n, what in sorted(self.doing.items())]
-        return Group(table, *doing, Text(self.said, style="dim"))
+        warned = [Text(f"warning: {text}", style="bold yellow") for text in self.warnings]
+        return Group(table, *warned, *doing, Text(self.said, style="dim"))
 
 
 def _step_in_words(event: Event) -> str:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -17,12 +20,12 @@ import numpy as np
 from ..errors import StudyError
 from ..evaluators.compute.step import step_flops
 from ..evaluators.devices.here import device_name
-from ..spaces.configuration import Configuration
 from ..spaces.device import CPU
-from ..spaces.lower import Graph, lower
+from ..spaces.lower import Graph, Node, lower
 from ..spaces.profile import forward_flops, parameters
 from ..spaces.runtimes import RUNTIMES
 from ..spaces.space import Space
+from ..spaces.task import Task
 from .adjust import adjusted
 from .budget import energy
 from .engines.slot import THREAD_VARIABLES
@@ -30,8 +33,7 @@ from .foresight import refuse_hopeless
 from .rules import Lookup, tariff
 from .stages import StageStore, cache_root
 from .study import Study
-from .subject import load_material
-from .units import readable
+from .subject import Material, load_material
 
 SAMPLE: Final = 200
 REACHED: Final = (0.15, 0.6)
@@ -42,6 +44,9 @@ REACHED_ON_GPU: Final = (0.01, 0.5)
 
 JUDGING_SECONDS: Final = (2.0, 8.0)
 """Opening an artifact, timing it and reading its power, low and high."""
+
+CONFIRMING_SECONDS: Final = (4.0, 15.0)
+"""The same where a front is confirmed: memory is taken too, in a fresh process."""
 
 PRODUCTS: Final = """
 import sys, time
@@ -74,13 +79,15 @@ print(done * 2 * size**3 / (time.perf_counter() - started))
 
 
 def quote(study: Study) -> dict[str, Any]:
-    """What a search would cost.
+    """What a search would cost, with the confirmation of its front.
 
     Args:
         study: as resolved.
 
     Returns:
-        Trials, trainings, hours, kWh and disk, each `[low, high]`, what they rest on, and
+        `trials` (the baseline apart), `trainings` and `trainings_of` (the same by the slot that
+        asks for them), `confirmation` (points judged, further trainings), `hours` and `hours_of`
+        (search and confirmation), kWh and disk, each range `[low, high]`; what they rest on; and
         `adjusted`: what is not searched as written.
 
     Raises:
@@ -89,70 +96,43 @@ def quote(study: Study) -> dict[str, Any]:
     study, words = adjusted(study, judged=False)
     store = StageStore(cache_root())
     material = load_material(study, store.root / "data")
-    subject = material.subject
-    space = Space.of(study.space, subject.paper)
+    space = Space.of(study.space, material.subject.paper)
     refuse_hopeless(study, material, space, judged=False)
-    lookup = Lookup(subject)
-    drawn = list({c.digest: c for c in space.sample(SAMPLE, study.seed)}.values())
-    legal = [c for c in drawn if not lookup.objections(c)]
-    if not legal:
-        raise StudyError(f"none of {len(drawn)} sampled configurations is legal; widen the space")
-    trials = study.budget.trials or 100
-    base = lower(subject.baseline, subject)
-    graphs = [lookup.graph(c) for c in legal]
-    trainings = _trainings(study, legal, lookup, trials)
-    tokens = material.task.max_length
-    own, recoveries = _training_flops([base], tokens), _training_flops(graphs, tokens)
-    long = [cost for name, cost in recoveries.items() if name and name not in own]
-    flops = sum(own.values()) + (trainings - 1) * _mean(long)
-    flops += trials * recoveries.get(None, 0.0) / len(graphs)
-    items = len(material.task.splits["validation"])
-    flops += trials * forward_flops(subject.profile, items, tokens)
-    device = study.workload.spec().torch_device
-    rate = matrix_rate(study.workload.threads, device)
-    reached = REACHED if device == CPU else REACHED_ON_GPU
-    at_once = _at_once(study)
-    hours = [
-        (flops / (rate * share) + trials * judging) / at_once / 3600
-        for share, judging in zip(reversed(reached), JUDGING_SECONDS, strict=True)
-    ]
-    if study.budget.minutes is not None:
-        hours = [min(value, study.budget.minutes / 60) for value in hours]
+    sample = _sampled(study, material, space)
+    begun = study.budget.trials or 100
+    trainings = _trainings(study, sample, begun)
+    confirming = _confirmation(study, sample, begun)
+    pace = _pace(study)
+    hours = _search_hours(study, sample, trainings, begun, pace)
+    after = pace.hours(confirming.flops, confirming.judged, CONFIRMING_SECONDS)
     rates = tariff(study)
-    kwh = [energy(h * at_once, rates).value for h in hours]
+    both = [one + other for one, other in zip(hours, after, strict=True)]
+    kwh = [energy(h * pace.at_once, rates).value for h in both]
+    least, more = len(trainings.slots), confirming.trainings[1]
+    disk = [
+        _disk(least, begun, sample, low=True),
+        _disk(least + more, begun + study.confirm.seeds, sample),
+    ]
     return {
-        "trials": trials,
-        "trainings": trainings,
-        "hours": _range(hours),
+        "trials": begun - 1,
+        "trainings": len(trainings.slots),
+        "trainings_of": dict(Counter(trainings.slots)),
+        "confirmation": {
+            "points": confirming.points,
+            "seeds": study.confirm.seeds,
+            "trainings": list(confirming.trainings),
+        },
+        "hours": _range(both),
+        "hours_of": {"search": _range(hours), "confirmation": _range(after)},
         "kwh": _range([value for value in kwh if value is not None]) or None,
-        "disk_gb": _range([_disk(trainings, trials, graphs, low) / 1e9 for low in (True, False)]),
-        "legal_share_of_draws": round(len(legal) / len(drawn), 3),
-        "matrix_product_gflops": round(rate / 1e9, 1),
+        "disk_gb": _range([size / 1e9 for size in disk]),
+        "legal_share_of_draws": round(len(sample.graphs) / sample.drawn, 3),
+        "matrix_product_gflops": round(pace.rate / 1e9, 1),
         "adjusted": words,
-        "source": f"modelled: FLOPs on paper, at {100 * reached[0]:g} to {100 * reached[1]:g} % of "
-        f"the matrix-product rate of {device_name(study.workload.device)}",
+        "source": f"modelled: FLOPs on paper, at {100 * pace.reached[0]:g} to "
+        f"{100 * pace.reached[1]:g} % of the matrix-product rate of "
+        f"{device_name(study.workload.device)}",
     }
-
-
-def in_words(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A quote as a person reads it: its ranges in words, adjustments where there are any.
-
-    >>> in_words({"trials": 4, "hours": [0.5, 2.0], "disk_gb": [1.0, 3.0], "adjusted": []})
-    {'trials': 4, 'hours': '30.0 min to 2.00 h', 'disk_gb': '1 to 3'}
-    """
-    words = {"adjusted": "; ".join(figures["adjusted"])} if figures.get("adjusted") else {}
-    ranges = {
-        name: _in_words(name, *value) if isinstance(value, list) else value
-        for name, value in figures.items()
-        if name != "adjusted"
-    }
-    return {**ranges, **words}
-
-
-def _in_words(name: str, low: float, high: float) -> str:
-    if name == "hours":
-        return f"{readable(low, 'hour')} to {readable(high, 'hour')}"
-    return f"{low:g} to {high:g}"
 
 
 def matrix_rate(threads: int, device: str = CPU, seconds: float = 0.4) -> float:
@@ -173,6 +153,140 @@ def matrix_rate(threads: int, device: str = CPU, seconds: float = 0.4) -> float:
     return float(done.stdout)
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """Legal configurations that were drawn, as graphs, and what a quote asks of them.
+
+    Args:
+        base: the baseline's graph. graphs: of the legal ones, in the order of drawing.
+        drawn: how many different ones were drawn. task: whose items are trained on and judged.
+    """
+
+    base: Graph
+    graphs: Sequence[Graph]
+    drawn: int
+    task: Task
+
+    def flops(self, node: Node) -> float:
+        """Of one training, from its first step to its last."""
+        recipe = node.before.recipe
+        return step_flops(node.before, recipe.batch, self.task.max_length) * recipe.total_steps
+
+    def answering(self, split: str) -> float:
+        """FLOPs of answering all items of a split, uncut."""
+        items = len(self.task.splits[split])
+        return forward_flops(self.base.nodes[0].after.profile, items, self.task.max_length)
+
+
+@dataclass(frozen=True)
+class _Trainings:
+    """The long trainings of a search: the slot that asks for each, and FLOPs of all."""
+
+    slots: Sequence[str]
+    flops: float
+
+
+@dataclass(frozen=True)
+class _Confirmation:
+    """What confirming asks for; pairs are low and high.
+
+    Args:
+        points: most points of the front on the test split, the baseline apart.
+        judged: artifacts that are judged. trainings: that are made anew. flops: of all.
+    """
+
+    points: int
+    judged: tuple[int, int]
+    trainings: tuple[int, int]
+    flops: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class _Pace:
+    """How fast work is done here: matrix products a second, the share that is reached, workers."""
+
+    rate: float
+    reached: tuple[float, float]
+    at_once: int
+
+    def hours(
+        self, flops: tuple[float, float], judged: tuple[int, int], seconds: tuple[float, float]
+    ) -> list[float]:
+        """Wall time, low and high, of so much work and so many artifacts of so many seconds."""
+        shares = reversed(self.reached)
+        return [
+            (work / (self.rate * share) + count * each) / self.at_once / 3600
+            for work, share, count, each in zip(flops, shares, judged, seconds, strict=True)
+        ]
+
+
+def _sampled(study: Study, material: Material, space: Space) -> _Sample:
+    lookup = Lookup(material.subject)
+    drawn = list({c.digest: c for c in space.sample(SAMPLE, study.seed)}.values())
+    legal = [c for c in drawn if not lookup.objections(c)]
+    if not legal:
+        raise StudyError(f"none of {len(drawn)} sampled configurations is legal; widen the space")
+    graphs = [lookup.graph(c) for c in legal]
+    base = lower(material.subject.baseline, material.subject)
+    return _Sample(base, graphs, len(drawn), material.task)
+
+
+def _trainings(study: Study, sample: _Sample, begun: int) -> _Trainings:
+    """Long trainings, the baseline's first: a sample says how often a new one is drawn.
+
+    Where the budget has fewer, those come first on which most configurations rest: a super-network
+    before what is fine-tuned from it.
+    """
+    own = {node.training: sample.flops(node) for node in sample.base.trained if node.training}
+    nodes = {n.training: n for graph in sample.graphs for n in graph.trained if n.training}
+    uses = Counter(name for graph in sample.graphs for name in graph.trainings)
+    seen = {name for graph in sample.graphs[: begun - 1] for name in graph.trainings}
+    new = sorted((name for name in nodes if name in seen - set(own)), key=lambda n: -uses[n])
+    limit = study.budget.trainings
+    left = len(new) if limit is None else max(0, limit - len(own))
+    slots, flops = ["baseline"] * len(own), sum(own.values())
+    for _, group in groupby(new, key=lambda name: uses[name]):
+        alike = [nodes[name] for name in group]
+        taken, left = alike[:left], max(0, left - len(alike))
+        slots += [node.slot for node in taken]
+        flops += len(taken) * _mean([sample.flops(node) for node in alike])
+    return _Trainings(slots, flops)
+
+
+def _search_hours(
+    study: Study, sample: _Sample, trainings: _Trainings, begun: int, pace: _Pace
+) -> list[float]:
+    short = [sample.flops(n) for g in sample.graphs for n in g.trained if not n.training]
+    flops = trainings.flops + begun * sum(short) / len(sample.graphs)
+    flops += begun * sample.answering("validation")
+    hours = pace.hours((flops, flops), (begun, begun), JUDGING_SECONDS)
+    limit = study.budget.minutes
+    return hours if limit is None else [min(value, limit / 60) for value in hours]
+
+
+def _confirmation(study: Study, sample: _Sample, begun: int) -> _Confirmation:
+    """The front on the test split, and the recommended point made anew under further seeds."""
+    points, seeds = min(study.confirm.points, begun - 1), study.confirm.seeds
+    if not points:
+        return _Confirmation(0, (0, 0), (0, 0), (0.0, 0.0))
+    long = [sum(node.training is not None for node in g.trained) for g in sample.graphs]
+    flops = [sum(map(sample.flops, graph.trained)) for graph in sample.graphs]
+    judged = 2 + seeds, points + 1 + seeds
+    test = sample.answering("test")
+    return _Confirmation(
+        points,
+        judged,
+        (seeds * min(long), seeds * max(long)),
+        (judged[0] * test + seeds * min(flops), judged[1] * test + seeds * max(flops)),
+    )
+
+
+def _pace(study: Study) -> _Pace:
+    device = study.workload.spec().torch_device
+    rate = matrix_rate(study.workload.threads, device)
+    return _Pace(rate, REACHED if device == CPU else REACHED_ON_GPU, _at_once(study))
+
+
 def _at_once(study: Study) -> int:
     """Workers that run at once: on this machine, no more than it has cores for."""
     workers = study.engine.workers
@@ -181,27 +295,11 @@ def _at_once(study: Study) -> int:
     return min(workers, max(1, (os.cpu_count() or 1) // study.workload.threads))
 
 
-def _trainings(study: Study, legal: Sequence[Configuration], lookup: Lookup, trials: int) -> int:
-    """Long trainings, the baseline's among them: a sample says how often a new one is drawn."""
-    seen = {name for c in legal[: trials - 1] for name in lookup.trainings(c)}
-    limit = study.budget.trainings
-    return 1 + len(seen) if limit is None else min(limit, 1 + len(seen))
-
-
-def _training_flops(graphs: Sequence[Graph], tokens: int) -> dict[str | None, float]:
-    """Of each long training by its name, which graphs share; of all recoveries together: None."""
-    found: dict[str | None, float] = {}
-    for node in (node for graph in graphs for node in graph.trained):
-        recipe = node.before.recipe
-        cost = step_flops(node.before, recipe.batch, tokens) * recipe.total_steps
-        found[node.training] = cost + (0.0 if node.training else found.get(None, 0.0))
-    return found
-
-
-def _disk(trainings: int, trials: int, graphs: Sequence[Graph], low: bool) -> float:
-    weights = _mean([4.0 * parameters(g.paper.profile) for g in graphs])
+def _disk(trainings: int, trials: int, sample: _Sample, low: bool = False) -> float:
+    papers = [graph.paper for graph in sample.graphs]
+    weights = _mean([4.0 * parameters(paper.profile) for paper in papers])
     artifact = _mean(
-        [float(RUNTIMES[g.paper.runtime or "eager"].payload_bytes(g.paper.profile)) for g in graphs]
+        [float(RUNTIMES[p.runtime or "eager"].payload_bytes(p.profile)) for p in papers]
     )
     states = 1 if low else 4  # a training paused at a lower rung keeps its optimiser's state
     return trainings * states * weights + trials * (artifact + (0 if low else weights))

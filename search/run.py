@@ -2,7 +2,7 @@
 
 RUN/study.yaml        the study as resolved
 RUN/study.db          the Optuna study (another storage: its URL stands in run.json)
-RUN/run.json          the study's name in the storage, the storage's URL, format version
+RUN/run.json          the study's name in the storage, the storage's URL, format version, run's id
 RUN/snapshot.json     derived from the storage, so that reading needs no Optuna; safe to delete
 RUN/environment.json  versions, hardware, meters found
 RUN/samples/          raw samples and per-item predictions, by digest
@@ -151,7 +151,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What `run.json` says: `format`, `name` (of the study in the storage), `storage` (its URL).
+    """What `run.json` says: `format`, `id`, `name` (of the study in the storage), `storage` (URL).
 
     Raises:
         RunError: not a run folder, or of another format.
@@ -172,6 +172,12 @@ def read_about(folder: Path) -> dict[str, Any]:
     if not all(isinstance(about.get(key), str) for key in ("name", "storage")):
         raise RunError(f"{path} is damaged: {DAMAGED}")
     return about
+
+
+def run_id(folder: Path) -> str:
+    """A name that no other run has, and that stays wherever the run's study is moved."""
+    about = read_about(folder)
+    return str(about.get("id", about["name"]))
 
 
 def storage_stamp(folder: Path, about: Mapping[str, Any]) -> list[list[int]] | None:

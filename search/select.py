@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import BadRequest, StudyError, UnknownName
 from .against import Gap, broken_when_confirmed, confirmed_gaps, gap
+from .doubts import timing_doubts
 from .front import Front, front_of, judge, values, written_limits
 from .limits import Limit, parse_limit
 from .pareto import scaled
@@ -92,7 +93,7 @@ def select(
         number=chosen.number,
         record=chosen,
         sentence=_sentence(run, chosen, found, limits, kept, prefer)
-        + _warning(broken[chosen.number]),
+        + _warning(broken[chosen.number], timing_doubts(run, [chosen], needed)),
         limits=limits,
         comparisons=found,
         kept=kept,
@@ -231,11 +232,15 @@ def _sentence(
     seen = f" On the test split: {test}." if test else ""
     timed = _listed(run, [one for one, by_item in again if not by_item])
     seen += f" Measured again: {timed}." if timed else ""
-    return f"{start}; against the baseline: {_listed(run, comparisons)}.{seen}"
+    last = [tested.get(gap.metric, (gap, None))[0] for gap in comparisons]
+    lost = ", ".join(gap.metric for gap in last if gap.verdict == "worse")
+    worse = f" It is worse than the baseline in {lost}." if lost else ""
+    return f"{start}; against the baseline: {_listed(run, comparisons)}.{seen}{worse}"
 
 
-def _warning(broken: Sequence[str]) -> str:
-    return f" As confirmed it does not keep {' and '.join(broken)}." if broken else ""
+def _warning(broken: Sequence[str], doubts: Sequence[str]) -> str:
+    kept = f" As confirmed it does not keep {' and '.join(broken)}." if broken else ""
+    return kept + "".join(f" {doubt[:1].upper()}{doubt[1:]}." for doubt in doubts)
 
 
 def _listed(run: Run, found: Sequence[Gap]) -> str:

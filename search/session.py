@@ -21,6 +21,7 @@ from ..spaces.space import Space
 from .adjust import adjusted
 from .against import Z95
 from .confirm import Confirmer, confirmations, further_seeds
+from .doubts import nothing_learnt
 from .driver import Done, Driver, Source
 from .engines.attempt import Work
 from .engines.local import INTERRUPTED, run_here, run_processes
@@ -151,11 +152,7 @@ def _search(
         work = FunctionWork(evaluate, study)
     log = log_to(storage.folder / "log.jsonl")
     with follow(knowledge, driver, quiet=quiet) as show:
-
-        def listen(event: Event) -> None:
-            log(event)
-            show(event)
-
+        listen = _warned(storage, log, show)
         for text in words:
             listen(Event("message", text))
         ended = _run(driver, work, study, listen, here=evaluate is not None)
@@ -176,6 +173,22 @@ def _search(
                 ended = stopped if stopped is INTERRUPTED else ended
     storage.note("ended", None if ended is INTERRUPTED else ended.reason)
     return _summary(storage, ended)
+
+
+def _warned(storage: StudyStorage, *listeners: Listener) -> Listener:
+    """All listeners as one, warned once when the baseline turns out to have learnt nothing."""
+    warned = False
+
+    def listen(event: Event) -> None:
+        nonlocal warned
+        for listener in listeners:
+            listener(event)
+        said = None if warned else nothing_learnt(storage.records.get(0))
+        if said is not None:
+            warned = True
+            listen(Event("warning", said))
+
+    return listen
 
 
 def _run(source: Source, work: Work, study: Study, listen: Listener, *, here: bool) -> Done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +36,7 @@ def evaluate_model(model: str, task: str, overrides: Sequence[str] = ()) -> dict
     store = StageStore(cache_root())
     material = load_material(study, store.root / "data")
     with store.reading(), tempfile.TemporaryDirectory() as scratch:
-        laboratory = Laboratory(study, material, store, Path(scratch))
+        laboratory = Laboratory(study, material, store, Path(scratch), uuid.uuid4().hex)
         ask = Ask(0, Configuration(), 0, study.seed, "confirm")
         graph, artifact, shop = laboratory.make(ask, 0, _silent)
         gatherer = laboratory.gatherer(_silent)

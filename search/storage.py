@@ -379,7 +379,7 @@ def move(folder: Path, url: str) -> None:
         )
         target.remove_session()
         target.engine.dispose()
-        write_json(folder / "run.json", {"format": FORMAT, "name": name, "storage": url})
+        write_json(folder / "run.json", {**about, "name": name, "storage": url})
 
 
 @contextmanager
@@ -431,7 +431,8 @@ def _about(folder: Path, header: Header, url: str | None) -> dict[str, Any]:
                 f"with `paretune resume {folder} --storage {url}`"
             )
         return about
-    about = {"format": FORMAT, "name": header.name, "storage": url or LOCAL_STORAGE}
+    about = {"format": FORMAT, "id": uuid.uuid4().hex, "name": header.name}
+    about["storage"] = url or LOCAL_STORAGE
     if url is not None:
         about["name"] = _unique(header.name)
     write_json(folder / "run.json", about)

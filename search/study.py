@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError
 
 from ..evaluators.tasks.local import is_local
 from .limits import Limit, parse_limit
 from .run import ObjectiveRow
 from .study_checks import problems
+from .study_faults import beside, in_words
 from .study_sections import (
     BudgetSection,
     ConfirmSection,
@@ -27,7 +26,7 @@ from .study_sections import (
     TrialSection,
     WorkloadSection,
 )
-from .study_yaml import Document, Problem, Way, read_study_file, write_yaml
+from .study_yaml import Document, read_study_file, write_yaml
 
 
 class Study(Section):
@@ -154,65 +153,18 @@ def json_schema() -> dict[str, Any]:
 def _checked(document: Document, folder: Path | None = None) -> Study:
     data = document.data if folder is None else _anchored(document.data, folder)
     try:
-        # Through JSON: lists become tuples there without giving up strictness elsewhere.
-        study = Study.model_validate_json(json.dumps(data))
+        study = _validated(data)
     except ValidationError as error:
-        document.refuse([_problem(details) for details in error.errors()])
+        found = [in_words(details, Study) for details in error.errors()]
+        document.refuse([*found, *beside(data, error, _validated)])
         raise
     document.refuse(problems(study))
     return study
 
 
-_IN_YAML: Final = {
-    "a valid array": "a list: [...]",
-    "an object": "a mapping: {KEY: VALUE, ...}",
-    "a valid string": "text",
-}
-"""What pydantic calls by the names of JSON."""
-
-
-def _problem(details: ErrorDetails) -> Problem:
-    """A validation error in the words of a study file."""
-    path = tuple(details["loc"])
-    given = details["input"]
-    if details["type"] == "extra_forbidden":
-        allowed = list(_fields(path[:-1]))
-        near = difflib.get_close_matches(str(path[-1]), allowed, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return Problem(path, f"unknown key; {hint}allowed here: {', '.join(allowed)}")
-    if details["type"] == "missing":
-        return Problem(path, "is missing")
-    if details["type"] == "too_short":
-        return Problem(path, "is empty; it needs at least one")
-    if details["type"] == "value_error":
-        return Problem(path, str(details["ctx"]["error"]))
-    wanted = details["msg"].removeprefix("Input should be ")
-    wanted = _IN_YAML.get(wanted, wanted)
-    near = difflib.get_close_matches(str(given), _options(details), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return Problem(path, f"is {given!r}; it must be {wanted}{hint}")
-
-
-def _options(details: ErrorDetails) -> list[str]:
-    expected = str(details.get("ctx", {}).get("expected", ""))
-    return [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-
-
-def _fields(path: Way) -> Iterator[str]:
-    """Keys that are allowed in the section at a path."""
-    section: type[BaseModel] = Study
-    for key in path:
-        field = section.model_fields.get(str(key))
-        if field is not None:
-            section = next(_sections(field.annotation), section)
-    yield from section.model_fields
-
-
-def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for part in get_args(annotation):
-        yield from _sections(part)
+def _validated(data: Mapping[str, Any]) -> Study:
+    # Through JSON: lists become tuples there without giving up strictness elsewhere.
+    return Study.model_validate_json(json.dumps(data))
 
 
 def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:

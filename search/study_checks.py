@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,14 @@ SMALL = replace(LARGEST, profile=replace(LARGEST.profile, width=32))
 
 def problems(study: Study) -> list[Problem]:
     """Everything that is wrong with a study whose sections are right by themselves."""
-    found = [
+    of_space = list(space_problems(study.space, LARGEST))
+    return [
         *_metric_problems(study),
         *_limit_problems(study),
-        *space_problems(study.space, LARGEST),
+        *of_space,
+        *_enqueue_problems(study.enqueue, study.space, {str(p.path[1]) for p in of_space}),
         *_name_problems(study),
     ]
-    # What to try first is judged by the space, so the space must be right.
-    return found or list(_enqueue_problems(study.enqueue, study.space))
 
 
 def _metric_problems(study: Study) -> Iterator[Problem]:
@@ -103,7 +103,7 @@ def _method_problems(slot: str, wanted: Mapping[str, Any]) -> Iterator[Problem]:
         if method not in known:
             message = _unknown(f"{slot} method", method, [*known, "methods"])
             yield Problem(("space", slot, method), message)
-        elif method not in methods:
+        elif method not in methods and all(m in known for m in methods):  # else misspelt there
             yield Problem(("space", slot, method), f"is not among the methods; add {method} there")
 
 
@@ -130,8 +130,17 @@ def _narrowing_problems(
 
 
 def _enqueue_problems(
-    configurations: Sequence[Mapping[str, Any]], space: Mapping[str, Mapping[str, Any]]
+    configurations: Sequence[Mapping[str, Any]],
+    space: Mapping[str, Mapping[str, Any]],
+    faulty: Collection[str],
 ) -> Iterator[Problem]:
+    """What is wrong with configurations to try first.
+
+    Args:
+        faulty: slots, or what was taken for one, whose part of the space is wrong: it judges
+            nothing, and a slot that is missing there may be one that was misspelt.
+    """
+    misspelt = any(slot not in SLOTS for slot in faulty)
     for i, configuration in enumerate(configurations):
         for slot, choice in configuration.items():
             path: Way = ("enqueue", i, slot)
@@ -139,7 +148,10 @@ def _enqueue_problems(
                 yield Problem(path, _unknown("slot", slot, SLOTS))
             elif not isinstance(choice, Mapping) or not isinstance(choice.get("method"), str):
                 yield Problem(path, "must be {method: NAME, KNOB: VALUE, ...}")
-            else:
+            elif choice["method"] not in _methods(slot):
+                message = _unknown(f"{slot} method", choice["method"], _methods(slot))
+                yield Problem((*path, "method"), message)
+            elif slot not in faulty and not (misspelt and slot not in space):
                 yield from _choice_problems(path, choice, space.get(slot))
 
 
@@ -148,9 +160,6 @@ def _choice_problems(
 ) -> Iterator[Problem]:
     slot, method = str(path[-1]), choice["method"]
     inside = [slots()[slot].off] if wanted is None else wanted.get("methods", _methods(slot))
-    if method not in _methods(slot):
-        yield Problem((*path, "method"), _unknown(f"{slot} method", method, _methods(slot)))
-        return
     if method not in inside:
         yield Problem((*path, "method"), f"{method} is not in this study's space; add it there")
         return

@@ -179,7 +179,7 @@ class BudgetSection(Section):
     """When the search ends: whichever limit is reached first."""
 
     trials: Positive | None = None
-    """Configurations that may become trials, the baseline among them."""
+    """Configurations that may be begun, the baseline among them: 45 are 44 trials and it."""
     minutes: Amount | None = None
     """Wall time."""
     trainings: Positive | None = None

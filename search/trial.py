@@ -23,6 +23,7 @@ from ..spaces.lower import Graph, lower
 from .events import Report
 from .evidence import Gatherer
 from .records import Ask, Record, Rung
+from .run import run_id
 from .stages import StageStore, cache_root
 from .study import Study, load_study
 from .subject import Material, load_material
@@ -69,12 +70,14 @@ class Laboratory:
     Args:
         study: as resolved. material: model and data. store: shared stages.
         samples: where raw samples and answers are kept.
+        run: the run's name, by which its timing sessions are found again.
     """
 
     study: Study
     material: Material
     store: StageStore
     samples: Path
+    run: str
 
     @staticmethod
     def of(run: Path) -> Laboratory:
@@ -147,6 +150,7 @@ class Laboratory:
             samples=self.samples,
             report=report,
             patience=patience(self.study),
+            run=self.run,
         )
 
 
@@ -197,4 +201,4 @@ def _laboratory(run: Path) -> Laboratory:
     store = StageStore(cache_root())
     with HostLock(store.root / "host").training():  # it imports torch and encodes the data
         material = load_material(study, store.root / "data")
-    return Laboratory(study, material, store, run / "samples")
+    return Laboratory(study, material, store, run / "samples", run_id(run))

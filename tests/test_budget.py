@@ -74,11 +74,18 @@ def test_whichever_limit_is_reached_first_ends_the_search():
     assert "5 usd" in (budget.over(replace(NOTHING, money=5.0)) or "")
 
 
+def test_what_was_begun_is_told_the_baseline_apart():
+    said = Budget(trials=45, minutes=10).over(replace(NOTHING, trials=12, minutes=10.0))
+    assert said is not None
+    assert said.endswith("after 11 of 44 trials and the baseline")
+
+
 def test_used_up_trials_close_the_door_but_end_nothing():
     budget = Budget(trials=4)
     used = replace(NOTHING, trials=4)
     assert budget.over(used) is None
-    assert "4 trials" in (budget.full(used) or "")
+    assert "3 trials and the baseline" in (budget.full(used) or "")
+    assert "4 trials" in (budget.full(replace(used, baseline=False)) or "")
     assert budget.full(replace(NOTHING, trials=3)) is None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from paretune.cli import main
 from paretune.search import session
+from paretune.search.study import load_study
 from paretune.search.study_yaml import read_study_file, write_yaml
 from paretune.spaces.configuration import Configuration
 
@@ -210,7 +211,10 @@ def test_a_search_prints_json_and_tells_its_progress_beside(
 ):
     out, err = ran(capsys, "search", study, "--run", tmp_path / "run", "--json")
     done = json.loads(out)
-    assert (done["final"], done["ended"]) == (3, "all 4 trials of the budget were begun")
+    assert (done["final"], done["ended"]) == (
+        3,
+        "all of the budget was begun: 3 trials and the baseline",
+    )
     assert "trial 3 final: accuracy" in err
     assert Path(done["report"]).is_file()
 
@@ -226,17 +230,17 @@ def test_a_quiet_search_says_nothing_on_standard_error(
 def test_lines_of_the_study_are_overridden(study: Path, capsys: pytest.CaptureFixture[str]):
     more = ("--set", "budget.trials=9", "--set", "space.finetuning.methods=[head]")
     out, _ = ran(capsys, "search", study, "--dry-run", *more, "--json")
-    assert json.loads(out)["trials"] == 9
+    assert json.loads(out)["trials"] == 8, "and the baseline"
     assert json.loads(out)["trainings"] <= 9
     out, _ = ran(capsys, "search", study, "--dry-run", *more, "--trials", 7, "--json")
-    assert json.loads(out)["trials"] == 7
+    assert json.loads(out)["trials"] == 6
 
 
 def test_a_quote_stores_nothing_and_says_ranges(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out, _ = ran(capsys, "search", study, "--run", tmp_path / "run", "--dry-run")
-    assert " to " in next(line for line in out.splitlines() if line.startswith("hours:"))
+    assert " to " in next(line for line in out.splitlines() if line.startswith("wall time:"))
     assert not (tmp_path / "run").exists()
 
 
@@ -362,7 +366,7 @@ def test_the_study_file_of_init_is_accepted_by_search(
     assert f"paretune search {out}" in err
     assert "#" in out.read_text()
     quoted, _ = ran(capsys, "search", out, "--dry-run", "--json")
-    assert json.loads(quoted)["trials"] == 40
+    assert json.loads(quoted)["trials"] == 39, "and the baseline"
 
 
 @pytest.mark.parametrize("name", ["films #1.csv", "yes", "hub:a: b", "12"])
@@ -373,6 +377,42 @@ def test_names_that_yaml_would_misread_are_quoted_by_init(
     ran(capsys, "init", "--task", name, "--model", name, "--out", out)
     data = read_study_file(out).data
     assert (data["model"], data["task"]["name"]) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "text", "label"),
+    [
+        ("a.csv", ["id,Review,stars", "1,a good film,5", "2,a bad film,1"], "Review", "stars"),
+        ("a.tsv", ["text\tlabel", "good film\tpos"], "text", "label"),
+        ("a.csv", ["mood,said", *["up,very good film", "down,a bad one"] * 3], "said", "mood"),
+        ("a.jsonl", ['{"true": "a b c", "y": 1}', '{"true": "d e f", "y": 0}'], "true", "y"),
+        ("a.csv", ["n,line", "1,once upon a time", "2,the end of it"], "line", None),
+    ],
+)
+def test_init_finds_the_columns_of_a_table(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    lines: list[str],
+    text: str,
+    label: str | None,
+):
+    (tmp_path / name).write_text("\n".join(lines))
+    out = tmp_path / "study.yaml"
+    _, err = ran(capsys, "init", "--task", tmp_path / name, "--out", out)
+    data = load_study(out)
+    assert (data.task.text, data.task.label) == ((text,), label)
+    assert data.objectives[0] == ("accuracy" if label else "bits_per_byte")
+    assert f"text from column {text!r}" in err
+
+
+def test_init_says_which_columns_a_table_has_where_none_is_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "a.csv").write_text("height,width\n1,2\n3,4\n")
+    _, err = ran(capsys, "init", "--task", tmp_path / "a.csv", "--out", tmp_path / "b", code=2)
+    assert "its columns: height, width" in err
+    assert not (tmp_path / "b").exists()
 
 
 def test_init_asks_for_perplexity_s_kin_where_the_data_is_plain_text(

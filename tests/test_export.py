@@ -25,6 +25,7 @@ from paretune.reports.export.proof import Proof
 from paretune.reports.export.target import Closeness
 from paretune.reports.export.targets import default_target
 from paretune.reports.export.usage import hf_usage, native_usage
+from paretune.reports.export.verify import latency_doubts
 from paretune.search.records import Ask, Failure, Record, State
 from paretune.search.run import FORMAT, Header, write_json
 from paretune.search.study import Study
@@ -216,6 +217,27 @@ def test_the_card_says_where_the_search_was_timed_and_what_further_seeds_gave(ex
     assert f" ms on {described.made_with['processor']}, its files have" in card
 
 
+def test_a_latency_that_does_not_compare_is_said_by_whoever_proves_it(exported, tmp_path):
+    described = read_description(exported[0])
+    quiet = {"cpu_share": 0.99, "probe_ms": 1.0}
+    latency = {**described.figures["latency_p50"], "conditions": {**quiet, "threads": 1}}
+    searched = replace(described, figures={**described.figures, "latency_p50": latency})
+    assert latency_doubts(searched, {"figures": quiet}) == []
+    moved = {**described.proved, "figures": {**described.proved["figures"], "probe_ms": 1.5}}
+    moved["figures"]["cpu_share"] = 0.5
+    assert latency_doubts(searched, moved) == [
+        "this proof was timed beside other work",
+        "the machine was 1.50 times as slow for this proof as in the search",
+    ]
+    folder = copied(exported[0], tmp_path)
+    write_card(folder, replace(searched, proved=moved))
+    assert "Latency is doubtful: this proof was timed beside" in (folder / "README.md").read_text()
+    crowded = {**latency, "conditions": {"cpu_share": 0.5, "threads": 1}}
+    searched = replace(described, figures={**described.figures, "latency_p50": crowded})
+    assert latency_doubts(searched, {"figures": quiet}) == ["the search timed it beside other work"]
+    assert "latency_doubts" in exported[1]
+
+
 def test_an_exported_tokenizer_returns_what_the_model_was_trained_with(
     exported, tiny_models, tmp_path
 ):
@@ -249,7 +271,8 @@ def test_no_path_of_this_machine_leaves_with_a_whole_model(exported, bed):
 def test_a_moved_folder_is_proved_again_without_its_run(exported, tmp_path):
     folder, said = exported
     again = verify_export(copied(folder, tmp_path))
-    moving = {"folder", "latency_p50_ms", "latency_stderr_ms", "cpu_share"}
+    moving = {"folder", "latency_p50_ms", "latency_stderr_ms", "cpu_share", "probe_ms"}
+    moving.add("latency_doubts")
     assert {k: v for k, v in again.items() if k not in moving} == {
         k: v for k, v in said.items() if k not in moving
     }

@@ -138,6 +138,8 @@ def test_accuracy_and_f1_are_sklearns():
     assert figure("macro_f1", found).value == pytest.approx(expected)
     assert figure("accuracy", found).n == 200
     assert figure("accuracy", found).over == "items"
+    most = np.bincount(items.labels).max() / 200
+    assert dict(figure("accuracy", found).conditions)["majority_share"] == pytest.approx(most)
 
 
 def test_all_right_on_ten_items_is_not_certainty():

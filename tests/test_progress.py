@@ -147,13 +147,13 @@ def test_off_a_terminal_there_is_a_line_for_what_happens_and_none_for_steps(
         Event("told", "final", 0),
         Event("asked", "search", 4, rung=1),
         Event("told", "failed: crashed", 4),
-        Event("message", "all 5 trials of the budget were begun"),
+        Event("message", "all of the budget was begun: 4 trials and the baseline"),
     ) == [
         "trial 0 begins: the baseline",
         "trial 0 final: accuracy 90.0 %, model_bytes 400 B",
         "trial 4 begins: as it is, rung 100%",
         "trial 4 failed: crashed: b",
-        "all 5 trials of the budget were begun",
+        "all of the budget was begun: 4 trials and the baseline",
     ]
 
 
@@ -196,6 +196,7 @@ def test_the_live_display_shows_figures_work_under_way_and_the_last_message(know
     display.hear(Event("step", "train.finetune", 5, 3, 10))
     display.hear(Event("asked", "search", 6))
     display.hear(Event("told", "final", 6))
+    display.hear(Event("warning", "nothing was learnt"))
     display.hear(Event("message", "finishing what is under way"))
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(display.draw())
@@ -207,6 +208,7 @@ def test_the_live_display_shows_figures_work_under_way_and_the_last_message(know
         "0 of 0 found made",
         "6 trials",
         "trial 5: train.finetune 3/10",
+        "warning: nothing was learnt",
         "finishing what is under way",
     ):
         assert part in text

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from paretune.errors import StudyError
-from paretune.search.quote import in_words, matrix_rate, quote
+from paretune.search.quote import matrix_rate, quote
+from paretune.search.quote_words import in_words
 from paretune.search.study import Study
 
 
@@ -48,7 +49,7 @@ def test_a_quote_has_a_range_for_what_cannot_be_known(
     study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     figures = quoted(study, monkeypatch)
-    assert figures["trials"] == 20
+    assert figures["trials"] == 19, "and the baseline"
     for name in ("hours", "kwh", "disk_gb"):
         low, high = figures[name]
         assert 0 < low < high, name
@@ -72,7 +73,7 @@ def test_one_trial_is_the_baseline_and_one_training(
 
 def test_minutes_cap_the_hours(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     figures = quoted({**study, "budget": {"trials": 20, "minutes": 0.06}}, monkeypatch)
-    assert figures["hours"] == [0.001, 0.001]
+    assert figures["hours_of"]["search"] == [0.001, 0.001]
 
 
 def test_twice_the_workers_take_half_the_hours(
@@ -105,7 +106,7 @@ def test_what_trains_nothing_makes_a_training_no_cheaper(
             "structure": {"methods": ["ffn"], "ffn": {"when": "after"}},
         }
         made = {**study, **writes, "task": task, "space": space}
-        hours.append(quote(Study.from_dict(made))["hours"])
+        hours.append(quote(Study.from_dict(made))["hours_of"]["search"])
     assert hours[1] == pytest.approx(hours[0], rel=0.05)
 
 
@@ -130,6 +131,57 @@ def test_the_rate_is_that_of_one_worker_with_its_own_threads(monkeypatch: pytest
     assert matrix_rate(3) == 3.0
 
 
+def test_confirming_comes_on_top(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    plain = {**study, "space": {"finetuning": {"methods": ["full"]}}}
+    one = quoted({**plain, "confirm": {"seeds": 0, "points": 3}}, monkeypatch)
+    assert one["confirmation"] == {"points": 3, "seeds": 0, "trainings": [0, 0]}
+    more = quoted({**plain, "confirm": {"seeds": 2, "points": 12}}, monkeypatch)
+    assert more["confirmation"]["trainings"] == [2, 2]
+    for figures in (one, more):
+        low, high = (sum(ends) for ends in zip(*figures["hours_of"].values(), strict=True))
+        assert figures["hours"] == pytest.approx([low, high], rel=0.1)
+    assert more["hours_of"]["search"] == one["hours_of"]["search"]
+    assert more["hours_of"]["confirmation"][1] > one["hours_of"]["confirmation"][1] > 0
+    alone = quoted({**plain, "budget": {"trials": 1}}, monkeypatch)
+    assert alone["hours_of"]["confirmation"] == [0.0, 0.0], "there is no front"
+
+
+def test_one_super_network_is_one_training(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    space = {"architecture": {"methods": ["subnet"]}, "precision": {"methods": ["fp32", "int8"]}}
+    taught = {"methods": ["none", "distil"], "distil": {"teacher": "baseline"}}
+    for more in ({}, {"recovery": taught}):
+        figures = quoted({**study, "space": {**space, **more}}, monkeypatch)
+        assert figures["trainings_of"] == {"baseline": 1, "architecture": 1}
+
+
+def test_trainings_are_told_by_what_asks_for_them(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    space = {"architecture": {"methods": ["subnet"]}, "finetuning": {"methods": ["none", "full"]}}
+    made = {**study, "space": space, "budget": {"trials": 20, "trainings": 5}}
+    figures = quoted(made, monkeypatch)
+    assert figures["trainings_of"] == {"baseline": 1, "architecture": 1, "finetuning": 3}
+    assert in_words(figures)["trainings"] == (
+        "5 (1 of the baseline, 1 of super-networks, 3 of fine-tuning)"
+    )
+
+
+def test_a_quote_is_said_in_words(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    words = in_words(quoted(study, monkeypatch))
+    assert words["trials"] == "19 trials and the baseline"
+    assert words["confirmation"].startswith("up to 12 points and the baseline on the test split, ")
+    assert "under 1 further seed (" in words["confirmation"]
+    assert words["wall time"].endswith((" s", " min", " h"))
+    assert words["energy"].endswith("Wh")
+    assert words["disk"].endswith("B")
+    assert "search " in words["of which"]
+    assert not {"hours", "kwh", "disk_gb", "trainings_of", "adjusted"} & set(words)
+
+
 def test_ranges_are_said_in_words():
     words = in_words({"trials": 3, "hours": [0.25, 1.5], "kwh": None})
-    assert words == {"trials": 3, "hours": "15.0 min to 1.50 h", "kwh": None}
+    assert words == {
+        "trials": "3 trials and the baseline",
+        "wall time": "15.0 min to 1.50 h",
+        "energy": "not known",
+    }

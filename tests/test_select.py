@@ -122,6 +122,16 @@ def test_the_sentence_says_gains_losses_and_doubt(run):
         in sentence
     )
     assert "model_bytes 30.0 MB (67 % less)" in sentence
+    assert "worse than the baseline" not in sentence, "no clear difference"
+
+
+def test_the_sentence_says_plainly_where_the_choice_is_worse_than_the_baseline(run):
+    from dataclasses import replace
+
+    slow = (trial(1, 0.70, 40e6, latency=0.03), *run.records[4:])
+    rows = (*run.objectives, ObjectiveRow("latency_p50", "second", "minimize"))
+    sentence = select(replace(run, records=slow, objectives=rows)).sentence
+    assert sentence.endswith(" It is worse than the baseline in accuracy, latency_p50.")
 
 
 def test_an_interval_is_given_only_where_errors_are_known(run):

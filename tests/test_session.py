@@ -24,6 +24,8 @@ from paretune.search.storage import StudyStorage, connect
 from paretune.search.study import Study, load_study
 from paretune.spaces.configuration import Configuration
 
+ALL = "all of the budget was begun: 4 trials and the baseline"
+
 Judge = Callable[[Configuration, int], Mapping[str, float]]
 
 
@@ -92,7 +94,7 @@ def searched(study: Mapping[str, Any], folder: Path, evaluate: Judge = judge) ->
 def test_a_finished_run_holds_what_a_reader_needs(study: dict[str, Any], tmp_path: Path):
     done = searched(study, tmp_path / "run")
     assert (done["trials"], done["final"], done["baseline"]) == (4, 4, "final")
-    assert done["ended"] == "all 5 trials of the budget were begun"
+    assert done["ended"] == ALL
     assert done["under_way"] == []
     run = read_run(tmp_path / "run")
     assert [record.number for record in run.records] == [1, 2, 3, 4]
@@ -118,7 +120,7 @@ def test_a_run_says_how_it_stands(study: dict[str, Any], tmp_path: Path):
     assert read_run(tmp_path / "run").standing == "stopped"
     searched(study, tmp_path / "run", looking)
     assert set(standing) == {"under way"}
-    assert read_run(tmp_path / "run").standing == "ended: all 5 trials of the budget were begun"
+    assert read_run(tmp_path / "run").standing == f"ended: {ALL}"
 
 
 def test_every_metric_of_a_run_says_what_it_means(study: dict[str, Any], tmp_path: Path):

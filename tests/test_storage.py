@@ -16,7 +16,7 @@ from paretune.search.driver import Driver
 from paretune.search.engines.local import run_here
 from paretune.search.lease import STALE_SECONDS
 from paretune.search.records import Record
-from paretune.search.run import FORMAT, read_run
+from paretune.search.run import FORMAT, read_run, run_id
 from paretune.search.storage import StudyStorage, differences, move
 
 HERE = Path(__file__).parent
@@ -247,6 +247,15 @@ def test_another_format_is_refused(toy, tmp_path):
     about.write_text(json.dumps({**json.loads(about.read_text()), "format": 99}))
     with pytest.raises(RunError, match="format 99"):
         read_run(tmp_path / "run")
+
+
+def test_a_run_has_a_name_of_its_own_that_stays_when_its_study_moves(toy, tmp_path):
+    for name in ("run", "other"):
+        toy.finish(tmp_path / name)
+    mine = run_id(tmp_path / "run")
+    assert mine != run_id(tmp_path / "other")
+    move(tmp_path / "run", f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    assert run_id(tmp_path / "run") == mine
 
 
 def test_a_full_disk_says_what_to_do_and_keeps_what_was_stored(toy, tmp_path, monkeypatch):

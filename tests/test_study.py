@@ -247,6 +247,93 @@ def test_all_problems_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
     ]
 
 
+def _faults(folder: Path, text: str, *overrides: str) -> list[str]:
+    """Places of the faults that are told, in order, each once."""
+    with pytest.raises(StudyError) as caught:
+        _load(folder, text, *overrides)
+    places = [told.split(": ")[:2] for told in caught.value.args]
+    return list(dict.fromkeys(f"{place.rsplit(' ')[-1]} {what}" for place, what in places))
+
+
+def test_faults_of_form_names_and_enqueued_configurations_are_told_at_once(tmp_path: Path) -> None:
+    text = _swap("  batch: 2", "  bach: 2").replace("  - latency_p50", "  - latency")
+    text = text.replace("40 MB", "40 minutes").replace("[none, ffn]", "[none, fnn]")
+    text = text.replace("5 min", "5").replace("rank: 8}", "rank: 32}")
+    assert _faults(tmp_path, text) == [
+        "4 workload.bach",
+        "8 objectives.1",
+        "9 constraints.0",
+        "14 space.structure.methods.1",
+        "18 trial.timeout",
+        "22 enqueue.0.finetuning.rank",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        # what rests on a faulty part is not judged: it may be right
+        ({"finetuning:\n": "finetunning:\n"}, ["11 space.finetunning"]),
+        ({"    lora: {": "    lorra: {"}, ["13 space.finetuning.lorra"]),
+        ({"{methods: [none, ffn]}": "none"}, ["14 space.structure"]),
+        (
+            {"- accuracy": "- mood", "engine:": "custom_metrics: {mood: 3}\nengine:"},
+            ["20 custom_metrics.mood"],
+        ),
+        (
+            {"threads: 1": "device: cuda", "12}": "12, usd: 3}", "seed": "seed"}
+            | {"engine:": "settings: {usd_per_hour: -1}\nengine:"},
+            ["20 settings.usd_per_hour"],
+        ),
+        # and what is faulty twice, or lacks something, hides nothing else
+        (
+            {"  - accuracy\n  - latency_p50": "  - accuracy\n  - 3", "[full, lora]": "[full, x]"},
+            ["8 objectives.1", "12 space.finetuning.methods.1"],
+        ),
+        (
+            {"model: someone/small-model\n": "", "kind: optuna": "kind: optona", "12}": "0}"}
+            | {"docstrings, max": "3, max", "[full, lora]": "[full, x]"},
+            [
+                "1 task.name",
+                "11 space.finetuning.methods.1",
+                "15 budget.trials",
+                "19 engine.kind",
+                "study.yaml model",
+            ],
+        ),
+    ],
+)
+def test_a_fault_hides_no_other_and_makes_none_up(
+    tmp_path: Path, changes: dict[str, str], told: list[str]
+) -> None:
+    text = TEXT
+    for old, new in changes.items():
+        text = text.replace(old, new, 1)
+    assert _faults(tmp_path, text) == told
+
+
+@pytest.mark.parametrize(
+    ("bound", "meant"),
+    [
+        ("0.9 x baseline", "0.9 * baseline"),
+        ("90 % of the baseline", "0.9 * baseline"),
+        ("baseline * 0.9 - 0.01", "0.9 * baseline - 0.01"),
+        ("0.9 * basline", "0.9 * baseline"),
+    ],
+)
+def test_a_limit_against_the_baseline_is_shown_as_it_must_be_written(
+    tmp_path: Path, bound: str, meant: str
+) -> None:
+    with pytest.raises(StudyError, match="line 9") as caught:
+        _load(tmp_path, _swap("model_bytes <= 40 MB", f"accuracy >= {bound}"))
+    assert f"did you mean 'accuracy >= {meant}'?" in str(caught.value)
+
+
+def test_of_two_names_that_are_as_near_the_usual_one_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"did you mean 'latency_p50'\?"):
+        _load(tmp_path, _swap("  - latency_p50", "  - latency"))
+
+
 @pytest.mark.parametrize("text", ["", "- 1\n", "3\n", "{}\n"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(StudyError, match="paretune init"):

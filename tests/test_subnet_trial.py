@@ -39,7 +39,8 @@ def laboratory(tiny_models: dict[str, Path], tmp_path_factory) -> Laboratory:
         }
     )
     store = StageStore(folder / "cache")
-    return Laboratory(study, load_material(study, folder / "data"), store, folder / "samples")
+    material = load_material(study, folder / "data")
+    return Laboratory(study, material, store, folder / "samples", "a run")
 
 
 def judged(laboratory: Laboratory, rung: int = 1, **choices: tuple[str, dict[str, Any]]) -> Record:

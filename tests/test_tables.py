@@ -206,7 +206,8 @@ def test_status_counts_states_and_tells_what_was_spent(run):
     said = status_in_words(run)
     assert status(run)["spent"]["hours"]["value"] == pytest.approx(0.35)
     json.dumps(status(run), allow_nan=False)
-    assert said["trials"] == {"final": 48, "failed": 6, "paused": 7}
+    assert said["trials"] == {"final": 47, "failed": 6, "paused": 7}
+    assert (said["baseline"], said["budget"]["trials"]) == ("final", "63 trials and the baseline")
     assert said["failures"] == {"out_of_memory": 2, "timeout": 2, "diverged": 2}
     assert said["spent"]["wall time"] == "21.0 min (measured)"
     json.dumps(said, allow_nan=False)
@@ -244,9 +245,11 @@ def test_the_headline_sells_accuracy_for_speed_only_where_the_difference_counts(
     record = next(r for r in sold.records if r.number == 31)
     words = headline(sold, record)
     assert words.startswith("12 points of accuracy buy 8.6 \u00d7 lower median latency")
+    assert words.endswith(". It is worse than the baseline in accuracy.")
     same = replace(worse, value=run.baseline.value("accuracy") - 0.004, stderr=0.02)
     kept = changed(searched, 31, latency_p50=fast, model_bytes=small, accuracy=same)
     words = headline(kept, next(r for r in kept.records if r.number == 31))
+    assert "worse" not in words
     assert "accuracy differs by \u22120.4 \u00b1 5.4 points, within its error" in words
 
 

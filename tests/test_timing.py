@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from paretune.evaluators.compute.latency import METRICS
+from paretune.evaluators.compute.probe import drift, probe_seconds
 from paretune.evaluators.compute.quantile import median_interval, quantile
 from paretune.evaluators.compute.timing import (
     Patience,
@@ -132,6 +133,23 @@ def test_a_processor_shared_with_others_shows():
     )
     assert timings.cpu_share == pytest.approx(0.4)
     assert dict(figures(timings, Workload())["latency_p50"].conditions)["cpu_share"] == 0.4
+
+
+def test_the_probe_takes_its_time_and_goes_into_the_conditions():
+    assert 0 < probe_seconds() < 1
+    found = figures(Timings((0.1,) * 20, 1, "cpu", probe_seconds=0.002), Workload())
+    assert dict(found["latency_p50"].conditions)["probe_ms"] == 2.0
+    found = figures(Timings((0.1,) * 20, 1, "gpu"), Workload())
+    assert "probe_ms" not in dict(found["latency_p50"].conditions)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "by"),
+    [(1.0, 1.0, None), (1.09, 1.0, None), (1.0, 1.09, None), (1.2, 1.0, 1.2), (1.0, 1.25, 0.8)],
+)
+def test_two_probes_are_alike_within_a_tenth(mine: float, theirs: float, by: float | None):
+    assert drift(mine, theirs) == by
+    assert drift(None, theirs) is None
 
 
 def test_a_model_that_writes_nothing_has_no_time_to_first_token():

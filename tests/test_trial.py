@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from paretune.search import evidence, trial
 from paretune.search.records import Ask
+from paretune.search.run import FORMAT, LOCAL_STORAGE
 from paretune.search.stages import StageStore
 from paretune.search.study import Study
 from paretune.search.subject import load_material
@@ -49,7 +50,8 @@ def laboratory(tiny_models: dict[str, Path], tmp_path_factory) -> Laboratory:
         }
     )
     store = StageStore(folder / "cache")
-    return Laboratory(study, load_material(study, folder / "data"), store, folder / "samples")
+    material = load_material(study, folder / "data")
+    return Laboratory(study, material, store, folder / "samples", "a run")
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -139,6 +141,21 @@ def test_a_confirmation_times_for_itself_where_siblings_share_a_timing(laborator
     assert judged(laboratory, confirmed).files["timings"] != one.files["timings"]
 
 
+def test_another_run_finds_what_was_made_and_times_for_itself(laboratory: Laboratory):
+    ask = Ask(5, Configuration.of(finetuning=FULL), rung=1, seed=0)
+    one, again = judged(laboratory, ask), judged(laboratory, ask)
+    other = judged(replace(laboratory, run="another run"), ask)
+    assert again.files["timings"] == one.files["timings"]
+    assert other.files["timings"] != one.files["timings"]
+    assert other.files["predictions"] == one.files["predictions"]
+    assert all(stage.cached for stage in other.stages)
+
+
+def test_a_timing_says_how_fast_the_machine_was(laboratory: Laboratory):
+    record = judged(laboratory, Ask(5, Configuration.of(finetuning=FULL), rung=1, seed=0))
+    assert dict(record.measurements["latency_p50"].conditions)["probe_ms"] > 0
+
+
 def held(store: StageStore) -> bool:
     """Somebody holds the host; of this process too, as each hold has a file of its own."""
     with (store.root / "host" / "host.lock").open() as file:
@@ -167,6 +184,9 @@ def test_models_are_opened_in_turn_with_measurements(laboratory: Laboratory, mon
 def test_a_worker_loads_in_turn_with_measurements(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path))
     store, loaded = StageStore(tmp_path), []
+    (tmp_path / "run").mkdir()
+    about = {"format": FORMAT, "name": "x", "storage": LOCAL_STORAGE}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(about))
     monkeypatch.setattr(trial, "load_study", lambda path: None)
     monkeypatch.setattr(trial, "load_material", lambda study, cache: loaded.append(held(store)))
     Laboratory.of(tmp_path / "run")

@@ -76,6 +76,8 @@ def _figure(evidence: Evidence, samples: tuple[float, ...], share: float) -> Mea
     facts: dict[str, int | float] = {"warmup": timings.warmup}
     if timings.cpu_share is not None:
         facts["cpu_share"] = round(timings.cpu_share, 3)
+    if timings.probe_seconds is not None:
+        facts["probe_ms"] = round(1e3 * timings.probe_seconds, 4)
     return Measurement(
         value,
         "second",

@@ -37,7 +37,7 @@ def accuracy(evidence: Evidence) -> Measurement:
         stderr=math.sqrt(smoothed * (1 - smoothed) / n),
         n=n,
         over="items",
-        conditions=evidence.conditions("runtime"),
+        conditions=evidence.conditions("runtime", majority_share=_majority_share(predictions)),
     )
 
 
@@ -79,6 +79,12 @@ def f1_values(predictions: Predictions) -> np.ndarray:
     left_out = without[labels, answers]
     centred: np.ndarray = whole + (n - 1) * (left_out.mean() - left_out)
     return centred
+
+
+def _majority_share(predictions: Predictions) -> float:
+    """Share of the most frequent class among the items: what who has learnt nothing may reach."""
+    labels, _ = _classes(predictions)
+    return round(float(np.bincount(labels).max() / len(labels)), 4)
 
 
 def _macro_f1(table: np.ndarray) -> float:

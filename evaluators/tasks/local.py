@@ -41,7 +41,7 @@ def local_rows(spec: TaskSpec) -> Rows:
         return _from_files(named, spec.name)
     path = Path(spec.name).expanduser()
     if path.is_dir():
-        return _from_files(list(_split_files(path)), str(path))
+        return _from_files(list(split_files(path)), str(path))
     rows = list(read_file(path))
     return by_split_column(rows, spec.split, str(path))
 
@@ -119,7 +119,7 @@ def pieces(lines: Iterable[str]) -> Iterator[str]:
         yield "".join(held)
 
 
-def _split_files(folder: Path) -> Iterator[tuple[str, Path]]:
+def split_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """Files whose name ends in a split's name: `train.csv`, `reviews_dev.jsonl.gz`."""
     for path in sorted(folder.iterdir()):
         stem = path.name.removesuffix(".gz")

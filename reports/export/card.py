@@ -12,6 +12,7 @@ from ...spaces.names import PROPER, SLOT_TITLES, choice_in_words
 from ..words import figure_in_words, listed, range_in_words, title
 from .description import Description
 from .targets import target_of
+from .verify import latency_doubts
 
 _LIBRARIES: Final = {"hf": "transformers", "onnx": "onnxruntime", "paretune": "paretune"}
 _PIPELINES: Final = {
@@ -124,6 +125,7 @@ def _cell(data: Mapping[str, Any] | None) -> str:
 
 def _proof(described: Description) -> str:
     found = described.proved["figures"]
+    doubts = latency_doubts(described, described.proved)
     quality = "accuracy" if "accuracy" in found else "perplexity"
     return (
         f"Before this folder was handed over, a fresh process loaded it with "
@@ -133,4 +135,5 @@ def _proof(described: Description) -> str:
         f"answers differ by at most {found['largest_difference']:.2g}; median latency was "
         f"{found['latency_p50_ms']:.3g} ms on {described.made_with['processor']}, its files have "
         f"{found['model_bytes']:,} bytes. `paretune verify .` repeats this."
+        + "".join(f" Latency is doubtful: {doubt}." for doubt in doubts)
     )

@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ...evaluators.compute.probe import probe_seconds
 from ...evaluators.compute.quantile import quantile
 from ...evaluators.compute.timing import Patience, answering, time_runner
 from ...evaluators.devices.here import device_problem
 from ...evaluators.host import HostLock
 from ...search.stages import cache_root
+from ...spaces.device import CPU
 from ...spaces.paper import Workload
 from ...spaces.steps import Runner
 from .compare import compared, shortfalls
@@ -34,7 +36,8 @@ def prove(folder: Path) -> dict[str, Any]:
 
     Returns:
         `figures` (of `compared`, then `latency_p50_ms` with `latency_stderr_ms` and the
-        `cpu_share` that the process got meanwhile, `model_bytes`),
+        `cpu_share` that the process got and the `probe_ms` that the machine took meanwhile,
+        `model_bytes`),
         `proved_in`, `as` (the closeness that was demanded), `shortfalls`.
 
     Raises:
@@ -69,11 +72,16 @@ def _speed(runner: Runner, proof: Proof, workload: Workload) -> dict[str, float 
     patience = Patience(budget_s=TIMING_SECONDS)
     answering(runner, proof.timed, workload)()  # the first answer may compile the graph
     with HostLock(cache_root() / "host").measuring():
+        probe = probe_seconds() if workload.torch_device == CPU else None
         timings = time_runner(runner, proof.timed, workload, patience=patience)
     value, stderr = quantile(timings.seconds, 0.5)
     error = None if stderr is None else 1e3 * stderr
-    share = timings.cpu_share
-    return {"latency_p50_ms": 1e3 * value, "latency_stderr_ms": error, "cpu_share": share}
+    return {
+        "latency_p50_ms": 1e3 * value,
+        "latency_stderr_ms": error,
+        "cpu_share": timings.cpu_share,
+        "probe_ms": None if probe is None else 1e3 * probe,
+    }
 
 
 def _tokenizer(folder: Path, described: Description, proof: Proof) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ...search.doubts import disturbed, drifted, pace
 from .description import Description, check_files, read_description
 from .fresh import fresh_proof
 
@@ -47,8 +48,25 @@ def summary(folder: Path, described: Description, found: Mapping[str, Any]) -> d
         "files": len(described.files) + 1,
         "bytes": described.bytes,
         **found["figures"],
+        "latency_doubts": latency_doubts(described, found),
         "searched_latency_p50_ms": None if latency is None else 1e3 * latency,
         "searched_model_bytes": None if size is None else round(size),
         "proved_in": found["proved_in"],
         "proved_as": found["as"],
     }
+
+
+def latency_doubts(described: Description, found: Mapping[str, Any]) -> list[str]:
+    """What speaks against comparing the proof's latency with the search's, a sentence each.
+
+    Args:
+        described: the folder's `paretune.json`. found: what the fresh process said.
+    """
+    searched = described.figures.get("latency_p50", {}).get("conditions", {})
+    proved = {"threads": described.workload.get("threads"), **found["figures"]}
+    words = ["the search timed it beside other work"] if disturbed(searched) else []
+    words += ["this proof was timed beside other work"] if disturbed(proved) else []
+    by = drifted(proved, searched)
+    if by is not None:
+        words.append(f"the machine was {pace(by)} for this proof as in the search")
+    return words

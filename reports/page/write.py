@@ -18,7 +18,9 @@ from typing import Any, Final
 
 from ...errors import StorageFailed
 from ...search.against import Gap, broken_when_confirmed, confirmed_gaps, gaps
-from ...search.front import all_trials, disturbed, front_of, limits, stored_metrics, written_limits
+from ...search.budget import counted
+from ...search.doubts import nothing_learnt, timing_doubts
+from ...search.front import all_trials, front_of, limits, stored_metrics, written_limits
 from ...search.records import Record
 from ...search.run import Run
 from ...search.select import recommendation
@@ -129,9 +131,10 @@ def _about(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "heading": " on ".join(part for part in (model, name) if part) or run.name,
-        "trials": len(all_trials(run)),
+        "trials": counted(len(all_trials(run)), baseline=run.baseline is not None),
         "front": len(front_of(run).records),
-        "disturbed": listed([str(n) for n in disturbed(front_of(run).records)] or [""]),
+        "learnt_nothing": nothing_learnt(run.baseline),
+        "timed": timing_doubts(run, front_of(run).records, [row.name for row in run.objectives]),
         "objectives": listed([title(row.name) for row in run.objectives]),
         "limits": [limit.text for limit in limits(run)],
         "date": datetime.fromtimestamp(ended, UTC).strftime("%-d %B %Y") if ended else "",
@@ -167,6 +170,7 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
         "rows": rows,
         "test": _test(run, record),
         "broken": broken_when_confirmed(run, record.number, written_limits(run)),
+        "doubts": timing_doubts(run, [record], [row.name for row in run.objectives]),
     }
 
 
@@ -208,10 +212,11 @@ def _bill(name: str, figure: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _went(run: Run) -> dict[str, Any]:
-    trials, shared = all_trials(run), sharing(run)
+    shared = sharing(run)
     return {
         "states": {
-            state: sum(r.state == state for r in trials) for state in ("final", "paused", "failed")
+            state: sum(r.state == state for r in run.records)
+            for state in ("final", "paused", "failed")
         },
         "excluded": front_of(run).excluded,
         "failures": failures(run),
