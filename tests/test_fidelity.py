@@ -10,6 +10,7 @@ from paretune.search.fidelity import promotions, rank_flips
 from paretune.search.limits import parse_limit
 from paretune.search.records import Record, Rung
 from paretune.search.rules import Knowledge
+from paretune.search.study_sections import FidelitySection
 from paretune.spaces.configuration import Configuration
 
 RUNGS = (0.25, 0.5, 1.0)
@@ -116,7 +117,7 @@ def test_limits_on_what_training_changes_do_not_count_at_a_lower_rung():
     knowledge = SimpleNamespace(
         limits=lambda: limits,
         losses=lambda one: [one.value("model_bytes")],
-        material=SimpleNamespace(subject=SimpleNamespace(rungs=(0.5, 1.0))),
+        study=SimpleNamespace(fidelity=FidelitySection(rungs=(0.5, 1.0))),
     )
     records = [trial(1, 1.0, 0.95, 0.02), trial(2, 2.0, 0.6, 0.004), trial(3, 3.0, 0.95, 0.004)]
     assert Knowledge.promote(knowledge, records) == [2]
