@@ -22,6 +22,7 @@ from ..errors import ModelError
 from .families import carrier_config, family_of, plain_config
 from .family import NARROW, WIDEN, Family
 from .profile import Adapter, Attention, Profile
+from .word_table import WordTable, word_maps
 
 
 @runtime_checkable
@@ -70,20 +71,25 @@ def build(
 
 @torch.no_grad()
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Copies tensors into the parameters of the same names.
+    """Copies tensors into those of the same names that `kept_tensors` lists.
 
     Returns:
         The names that are missing, left over or of another shape; empty: everything fits. A
         module with such names is not touched.
     """
-    parameters = dict(module.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    kept = kept_tensors(module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in kept.items()}
     given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = sorted(n for n in {*shapes, *given} if shapes.get(n) != given.get(n))
     if not wrong:
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in kept.items():
+            tensor.copy_(tensors[name])
     return wrong
+
+
+def kept_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All that makes a built module this one: its parameters, and a map of words."""
+    return {**dict(module.named_parameters()), **word_maps(module)}
 
 
 @contextmanager
@@ -101,6 +107,9 @@ def _zero(module: nn.Module) -> None:
 
 def _cut(module: nn.Module, family: Family, profile: Profile) -> None:
     """Gives every layer its own sizes, and takes out the parts that it lacks."""
+    if profile.word_rows is not None:
+        table = WordTable(profile.word_rows, profile.width, profile.vocabulary)
+        module.set_submodule(family.tables["vocabulary"], table)
     layers = cast(nn.ModuleList, module.get_submodule(family.layer))
     seat = 0
     for block, layer in zip(layers, profile.layers, strict=True):

@@ -1,7 +1,8 @@
 """Candidate: a model in the making; saved as `paper.json` + safetensors, never pickled.
 
 FOLDER/paper.json           what it is on paper
-FOLDER/weights.safetensors  every parameter, tied ones once, by `Profile.weights()`' names
+FOLDER/weights.safetensors  every parameter, tied ones once, by `Profile.weights()`' names; the map
+                            of words, where there is one
 FOLDER/train.safetensors    the optimiser's state, only where training may go on
 FOLDER/train.json           the step it stands at
 FOLDER/notes.json           facts that steps keep, only where there are any
@@ -68,10 +69,12 @@ def save_candidate(candidate: Candidate, folder: Path) -> None:
     """
     from safetensors.torch import save_file
 
+    from .build import kept_tensors
+
     state = candidate.train_state
     try:
         _write_json(folder / "paper.json", candidate.paper.to_json())
-        save_file(_tensors(dict(candidate.module.named_parameters())), folder / _WEIGHTS)
+        save_file(_tensors(kept_tensors(candidate.module)), folder / _WEIGHTS)
         if state is not None:
             save_file(_tensors(state.tensors), folder / _TRAIN)
             _write_json(folder / "train.json", {"step": state.step})

@@ -290,6 +290,8 @@ def plain_objection(profile: Profile) -> str | None:
     """Why transformers' own classes cannot hold this structure; None: they can."""
     if profile.adapters:
         return f"the {profile.adapters[0].kind} adapter is not merged into the weights"
+    if profile.word_rows is not None:
+        return f"{profile.vocabulary} words share {profile.word_rows} rows of the embedding table"
     if any(layer != profile.layers[0] for layer in profile.layers):
         return "layers differ in heads or feed-forward width"
     if not profile.layers:

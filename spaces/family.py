@@ -116,6 +116,11 @@ class Family:
         """
         return f"{self.layer}.{layer}.{self.modules[role]}"
 
+    @property
+    def word_map(self) -> str:
+        """Name of the map from words to rows, where the table of words has fewer rows."""
+        return f"{self.tables['vocabulary']}.rows"
+
     def fused(self, role: Role) -> tuple[Role, ...]:
         """The roles that share this role's module, itself among them, in the order of storage."""
         return tuple(other for other, path in self.modules.items() if path == self.modules[role])
@@ -219,10 +224,15 @@ class Family:
                 f"a language-modelling head answers with the vocabulary: {head.outputs} outputs "
                 f"must be {profile.vocabulary}"
             )
+        if head.kind == "language-modelling" and profile.word_rows is not None:
+            raise ModelError(
+                f"a language-modelling head answers with the vocabulary, all {profile.vocabulary} "
+                f"words of it; a table of {profile.word_rows} rows is for classification only"
+            )
 
     def _embedding_weights(self, profile: Profile) -> Iterator[Weight]:
         for rows, path in self.tables.items():
-            shape = (getattr(profile, rows), profile.width)
+            shape = (profile.rows(rows), profile.width)
             yield Weight(f"{path}.weight", shape, "embeddings", "table")
         if self.embedding_norm is not None:
             yield from self._norm(self.embedding_norm, profile.width, None)

@@ -16,6 +16,7 @@ from .families import family_of
 from .models import ModelSource
 from .paper import Paper, structure_of
 from .profile import Profile
+from .special_tokens import NOTE, special_tokens
 from .steps import Bench, Phase, Reads
 
 if TYPE_CHECKING:
@@ -48,18 +49,19 @@ class Load:
     labels: tuple[str, ...] = ()
 
     name: ClassVar[str] = "load"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     phase: ClassVar[Phase] = Phase.LOAD
     draws: ClassVar[bool] = True
     reads: ClassVar[frozenset[Reads]] = frozenset({"model"})
 
     @cached_property
     def settings(self) -> Settings:
-        """A name for the structure, head included, and what becomes of the given classifier.
+        """A name for the structure, the special tokens, what becomes of the given classifier.
 
         The weights are what the step reads.
         """
-        structure = {"profile": digest(self.profile.to_json())}
+        special = ",".join(map(str, special_tokens(self.source.tokenizer)))
+        structure = {"profile": digest(self.profile.to_json()), NOTE: special}
         if self.rows == _in_order(self.labels):
             return structure
         rows = "drawn anew" if self.rows is None else ",".join(map(str, self.rows))
@@ -91,7 +93,7 @@ class Load:
         return replace(paper, **self._past)
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
-        """The given model, loaded.
+        """The given model, loaded; its notes list the special tokens.
 
         Raises:
             ModelError: the files lack a tensor, or have it in another shape.
@@ -108,7 +110,8 @@ class Load:
                 f"model, or has them in other shapes: {', '.join(wrong[:5])}; download it again, "
                 "or correct its config.json"
             )
-        return Candidate(module, self.on_paper(Paper(self.profile)))
+        special = list(special_tokens(self.source.tokenizer))
+        return Candidate(module, self.on_paper(Paper(self.profile)), notes={NOTE: special})
 
     def _given(self) -> Iterator[tuple[str, Tensor]]:
         """The checkpoint's tensors, those of its classifier in the task's order or left out."""

@@ -101,7 +101,7 @@ def _structure(profile: Profile) -> tuple[float, ...]:
     # `extra` may be long and never enters: without it the memory is keyed by what is used.
     return _sizes(
         profile.width,
-        profile.vocabulary + profile.positions + profile.token_types,
+        profile.rows("vocabulary") + profile.positions + profile.token_types,
         profile.layers,
         0 if profile.head.tied else profile.head.outputs,
         profile.head.outputs if profile.head.kind == "language-modelling" else 0,

@@ -228,7 +228,7 @@ class Profile:
         family: `bert`, `roberta`, `distilbert`, `gpt2`, `llama`, `qwen2`, ...: a row of
             `families.FAMILIES`, which knows the family's parameter names.
         width: size of the hidden states.
-        vocabulary, positions, token_types: rows of the embedding tables (0: no table).
+        vocabulary, positions, token_types: what the embedding tables are asked for (0: no table).
         formats: one per group; groups left out are fp32.
         sparsity: the groups whose matrices hold zeros.
         layers: first to last.
@@ -236,6 +236,8 @@ class Profile:
         adapters: in the order in which they were attached.
         extra: what the family needs to rebuild its config (activation, epsilon, rope, ...), by
             key of config.json; nested keys are joined by dots, lists are tuples.
+        word_rows: rows of the table of words, None: one for each word. Fewer: a map of whole
+            numbers, one for each word of the vocabulary, says which row a word reads.
     """
 
     family: str
@@ -249,6 +251,13 @@ class Profile:
     sparsity: tuple[tuple[Group, Sparsity], ...] = ()
     adapters: tuple[Adapter, ...] = ()
     extra: tuple[tuple[str, Any], ...] = field(default=())
+    word_rows: int | None = None
+
+    def rows(self, table: str) -> int:
+        """Rows of an embedding table: `vocabulary`, `positions` or `token_types`."""
+        if table == "vocabulary" and self.word_rows is not None:
+            return self.word_rows
+        return int(getattr(self, table))
 
     def format_of(self, group: Group) -> Format:
         """The declared format of a group."""
@@ -293,6 +302,7 @@ class Profile:
             sparsity=tuple((group, Sparsity(**found)) for group, found in data["sparsity"]),
             adapters=tuple(_adapter(adapter) for adapter in data["adapters"]),
             extra=tuple((key, _tuples(value)) for key, value in data["extra"]),
+            word_rows=data.get("word_rows"),
         )
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..build import set_heads
+from ..build import kept_tensors, set_heads
 from ..candidate import Candidate
 from ..families import family_of
 from ..paper import Paper
@@ -127,7 +127,7 @@ def extracted(candidate: Candidate, after: Paper, blocks: Blocks) -> Candidate:
     profile, notes = candidate.paper.profile, dict(candidate.notes or {})
     net = Supernet(candidate.module, profile, notes)
     stays = net.stays(blocks)
-    tensors = {**dict(candidate.module.named_parameters()), **net.tensors(blocks)}
+    tensors = {**kept_tensors(candidate.module), **net.tensors(blocks)}
     thin = _thinned(profile, stays)
     small = cut_layers(
         Candidate(filled(thin, tensors), replace(candidate.paper, profile=thin)), after, list(stays)

@@ -19,6 +19,7 @@ from ..candidate import Candidate
 from ..device import CPU, give_back
 from ..paper import Paper
 from ..task import Batch
+from ..word_table import word_maps
 from .grid import grid_of
 from .packed_module import packed_module, part_name
 from .packing import packed
@@ -32,7 +33,7 @@ def write(candidate: Candidate, paper: Paper, folder: Path) -> None:
 
     The recipe stays behind: opening needs none of it, and its digits would count as model bytes.
     """
-    profile, tensors = paper.profile, dict[str, Tensor]()
+    profile, tensors = paper.profile, word_maps(candidate.module)
     parameters = dict(candidate.module.named_parameters())
     for weight in profile.weights():
         grid = grid_of(candidate.grids, profile, weight)

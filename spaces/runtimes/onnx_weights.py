@@ -16,6 +16,7 @@ import numpy as np
 
 from ..family import NARROW, WIDEN
 from ..profile import Weight
+from ..word_table import word_maps
 from .grid import grid_of
 from .onnx_graph import OnnxGraph
 from .packing import packed
@@ -42,6 +43,7 @@ class OnnxWeights:
         self._profile = with_zeros(candidate.paper.profile)
         self._weights = {weight.name: weight for weight in self._profile.weights()}
         self._values = dict(candidate.module.named_parameters())
+        self._maps = word_maps(candidate.module)
         self._grids = candidate.grids
         self._rounded: dict[str, list[str]] = {}
         self._widened: dict[str, str] = {}
@@ -54,6 +56,9 @@ class OnnxWeights:
         """Rows of a table: `(...)` numbers to `(..., width)`."""
         weight = self._weights[f"{path}.weight"]
         names = self._stored(weight, transposed=False)
+        if (rows := self._maps.get(f"{path}.rows")) is not None:
+            stored = self._graph.tensor(f"{path}.rows", rows.numpy())
+            words = self._graph.op("Gather", [stored, words])
         if "plain" in names:
             return self._graph.op("Gather", [names["plain"], words])
         if "int8" in names:

@@ -124,6 +124,25 @@ class GroupTable(nn.Module):
         return rows[..., : self.width].to(self.dtype)
 
 
+class SharedRows(nn.Module):
+    """A table whose rows several words share.
+
+    Args:
+        table: answers for a row.
+        rows: `(words,)` int32, the row that each word reads.
+    """
+
+    def __init__(self, table: nn.Module, rows: Tensor) -> None:
+        super().__init__()
+        self.table = table
+        self.rows = nn.Buffer(rows)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """`(...)` words to `(..., width)`."""
+        answer: Tensor = self.table(self.rows[words])
+        return answer
+
+
 class Cast(nn.Module):
     """A plain module of another type than the hidden states around it.
 

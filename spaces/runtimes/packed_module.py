@@ -17,9 +17,17 @@ from torch.overrides import TorchFunctionMode
 from ..build import build
 from ..families import family_of
 from ..profile import Profile, Weight
-from .packed_layers import Cast, GroupTable, Int8Linear, Int8Table, int8_from_groups
+from ..word_table import WordTable
+from .packed_layers import (
+    Cast,
+    GroupTable,
+    Int8Linear,
+    Int8Table,
+    SharedRows,
+    int8_from_groups,
+)
 from .packing import dense_parts
-from .payload import PartName, parts, sides
+from .payload import Part, PartName, map_parts, parts, sides
 
 Stored = Mapping[PartName, Tensor]
 
@@ -29,6 +37,7 @@ _TYPES: Final = {
     "fp16": torch.float16,
     "int8": torch.int8,
     "uint8": torch.uint8,
+    "int32": torch.int32,
 }
 
 
@@ -39,7 +48,8 @@ def packed_module(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
 
     Args:
         profile: structure and formats.
-        tensors: every part of every weight, by `part_name`; used in place.
+        tensors: every part of every weight, by `part_name`, and the map of words, if there is one;
+            used in place.
 
     Raises:
         ValueError: a tensor is missing, or of another shape or type.
@@ -50,6 +60,10 @@ def packed_module(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, found in stored.items():
         if "plain" in found:
             _set(module, name, found["plain"])
+    family = family_of(profile.family)
+    for part in map_parts(profile):
+        table = module.get_submodule(family.tables["vocabulary"])
+        table.rows = nn.Buffer(_checked(family.word_map, part, tensors))
     hidden = _TYPES[profile.format_of("norm").name]
     for weight in profile.weights():
         if weight.role != "vector":
@@ -85,14 +99,17 @@ def part_name(weight: Weight, part: PartName) -> str:
 def _stored(profile: Profile, weight: Weight, tensors: Mapping[str, Tensor]) -> Stored:
     found: dict[PartName, Tensor] = {}
     for part in parts(profile, weight):
-        name = part_name(weight, part.name)
-        tensor = tensors.get(name)
-        wanted = (part.shape, _TYPES[part.dtype])
-        if tensor is None or (tuple(tensor.shape), tensor.dtype) != wanted:
-            raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
+        tensor = _checked(part_name(weight, part.name), part, tensors)
         halved = part.name == "plain" and part.dtype == "fp16"
         found[part.name] = tensor.float() if halved else tensor
     return dense_parts(found, weight)
+
+
+def _checked(name: str, part: Part, tensors: Mapping[str, Tensor]) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None or (tuple(tensor.shape), tensor.dtype) != (part.shape, _TYPES[part.dtype]):
+        raise ValueError(f"{name} is missing, or not {part.dtype} of shape {part.shape}")
+    return tensor
 
 
 def _path(weight: Weight) -> str:
@@ -114,7 +131,9 @@ def _place(
         if dtype != hidden:
             module.set_submodule(path, Cast(old, dtype, hidden))
     elif weight.role == "table":
-        module.set_submodule(path, _table(weight, stored, hidden))
+        table = _table(weight, stored, hidden)
+        shared = isinstance(old, WordTable)
+        module.set_submodule(path, SharedRows(table, old.rows) if shared else table)
     else:
         module.set_submodule(path, _linear(weight, stored, getattr(old, "bias", None)))
 

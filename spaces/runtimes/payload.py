@@ -15,6 +15,8 @@ Sparse matrices are stored without their zeros where that is smaller, in fp32, b
     mask               one bit a weight, eight a byte, the first in the lowest bit
     plain or int8      (rows, kept): every row holds as many zeros as the profile says
 
+A map of words, where there is one, is stored as it is: int32, one number for each word.
+
 For 2:4 the mask takes the four bits for four weights that two 2-bit indices would take, so that one
 form serves all patterns.
 """
@@ -27,19 +29,19 @@ from typing import Final, Literal
 
 from ..profile import WHOLE, Format, Profile, Weight
 
-PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero", "mask"]
+PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero", "mask", "rows"]
 DEFAULT_GROUP: Final = 32
 """Weights that share an int4 or int3 scale where the format does not say."""
 
-_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "uint8": 1}
+_BYTES: Final = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1, "uint8": 1, "int32": 4}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One stored tensor of a weight."""
+    """One stored tensor."""
 
     name: PartName
-    dtype: Literal["fp32", "bf16", "fp16", "int8", "uint8"]
+    dtype: Literal["fp32", "bf16", "fp16", "int8", "uint8", "int32"]
     shape: tuple[int, ...]
 
     @property
@@ -102,5 +104,11 @@ def sides(weight: Weight) -> tuple[int, int]:
 
 
 def payload_bytes(profile: Profile) -> int:
-    """Bytes of all parts of all weights."""
-    return sum(part.bytes for weight in profile.weights() for part in parts(profile, weight))
+    """Bytes of all parts of all weights, and of the map of words."""
+    stored = sum(part.bytes for weight in profile.weights() for part in parts(profile, weight))
+    return stored + sum(part.bytes for part in map_parts(profile))
+
+
+def map_parts(profile: Profile) -> tuple[Part, ...]:
+    """The map from words to rows of their table, where the table has fewer rows; else nothing."""
+    return () if profile.word_rows is None else (Part("rows", "int32", (profile.vocabulary,)),)

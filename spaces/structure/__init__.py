@@ -11,9 +11,11 @@ from .layers import Layers
 from .low_rank import LowRank
 from .mixed import Mixed
 from .sparsity import Sparsity
+from .vocabulary import Vocabulary
 from .width import Width
 
 OFF: Final = "none"
 TABLE: dict[str, Technique] = {
-    row.name: row for row in (Heads(), Ffn(), Width(), Layers(), Mixed(), LowRank(), Sparsity())
+    row.name: row
+    for row in (Heads(), Ffn(), Width(), Layers(), Vocabulary(), Mixed(), LowRank(), Sparsity())
 }

@@ -66,11 +66,19 @@ def kept_of(total: int, keep: float, multiple: int = 1) -> int:
     >>> kept_of(12, 0.75), kept_of(3, 0.25), kept_of(1536, 0.625, 8), kept_of(4, 0.5, 8)
     (9, 1, 960, 4)
     """
+    if keep == 1:
+        return total  # which need not be a multiple
     return min(total, multiple * max(1, math.floor(keep * total / multiple + 0.5)))
 
 
 def keep_knob(
-    totals: Sequence[int], multiple: int = 1, name: str = "keep", *, whole: bool = False
+    totals: Sequence[int],
+    multiple: int = 1,
+    name: str = "keep",
+    *,
+    whole: bool = False,
+    shares: Sequence[float] = SHARES,
+    middle: float = 0.75,
 ) -> OneOf:
     """The knob for a share; of shares that come to the same counts the nearest is offered.
 
@@ -79,16 +87,17 @@ def keep_knob(
     Args:
         totals: units per layer. multiple: see `kept_of`. name: of the knob.
         whole: 1 is offered too, for which shares that remove nothing then stand.
+        shares: to choose from. middle: the default is the nearest to it.
 
     >>> keep_knob([4, 4]).values, keep_knob([3, 3]).values, keep_knob([3], whole=True).values
     ((0.25, 0.5, 0.75), (0.375, 0.625), (0.375, 0.625, 1.0))
     """
-    counts = {share: tuple(kept_of(n, share, multiple) for n in totals) for share in SHARES}
+    counts = {share: tuple(kept_of(n, share, multiple) for n in totals) for share in shares}
     cut = {share: left for share, left in counts.items() if left != tuple(totals)}
     offered = nearest({share: (left, _off(share, totals, left)) for share, left in cut.items()})
     # A model too small to lose anything still has the knob; `refusals` then says why not.
     values = tuple(dict.fromkeys(offered.values())) or (0.5,)
-    default = min(values, key=lambda share: abs(share - 0.75))
+    default = min(values, key=lambda share: abs(share - middle))
     if whole or not offered:
         offered |= dict.fromkeys(counts.keys() - cut.keys() - {*values}, 1.0 if whole else 0.5)
     if whole:

@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
+from ..build import kept_tensors
 from ..candidate import Candidate
 from ..family import NARROW, WIDEN
 from ..paper import Paper
@@ -61,7 +62,7 @@ def factorised(candidate: Candidate, after: Paper, judge: Bench | None) -> Candi
     profile = candidate.paper.profile
     module = copy.deepcopy(candidate.module)
     tensors = dict(module.named_parameters())
-    new: dict[str, Tensor] = dict(tensors)
+    new = kept_tensors(module)
     ranks = _ranks(profile, after.profile)
     for block in by_block(profile, ranks):
         moments = {} if judge is None else input_moments(module, list(block), judge)

@@ -1,7 +1,8 @@
-"""Structure: heads, neurons and blocks removed together, each with its own share.
+"""Structure: words, heads, neurons and blocks removed together, each with its own share.
 
 What one kind should lose depends on what the others lost, so that the joint choice is a choice of
-its own. Blocks go first, then heads, then neurons.
+its own. Words go first, so that the rest is judged by the model as it will read; then blocks, then
+heads, then neurons.
 """
 
 from __future__ import annotations
@@ -22,27 +23,28 @@ from .counts import (
     WHEN,
     keep_knob,
     kept_of,
+    phase_of,
     refusals,
     unanswerable,
 )
 from .ffn import MULTIPLE, neurons
 from .heads import groups
 from .layers import CHOICE, drop_step, unequal_refusals
+from .vocabulary import WORD_MULTIPLE, PruneWords, word_refusals, words_knob
 
 
 class Mixed:
-    """Heads, neurons and blocks removed together."""
+    """Heads, neurons and blocks removed together, and rows of the table of words."""
 
     name: ClassVar[str] = "mixed"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     moves: ClassVar[frozenset[str]] = frozenset({"parameters", "flops", "bytes", "outputs"})
-    source: ClassVar[str] = "arXiv 2305.11627, 1905.10650, 1906.10771, 2403.03853"
+    source: ClassVar[str] = "arXiv 2305.11627, 1905.10650, 1906.10771, 2403.03853, 2010.05609"
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """A share kept of each kind (1: all), when, how units are judged, more at which end."""
-        totals = _totals(paper)
         return (
-            *(_share(kind, totals[kind], multiple) for kind, multiple in _MULTIPLES.items()),
+            *(_share(kind, paper) for kind in _MULTIPLES),
             WHEN,
             IMPORTANCE,
             SLOPE,
@@ -60,6 +62,8 @@ class Mixed:
         for kind in losing:
             keep = float(settings[f"{kind}_keep"])
             found |= dict.fromkeys(refusals(paper, kind, totals[kind], keep, _MULTIPLES[kind]))
+        if "vocabulary" in losing:
+            found |= dict.fromkeys(word_refusals(paper))
         if "layers" in losing:
             found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
             found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance", "similarity"))
@@ -68,6 +72,9 @@ class Mixed:
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change per kind that loses something."""
         steps: list[Step] = []
+        if float(settings["vocabulary_keep"]) < 1:
+            phase = phase_of(settings["when"])
+            steps.append(PruneWords(float(settings["vocabulary_keep"]), phase))
         if float(settings["layers_keep"]) < 1:
             place = settings["layer_importance"]
             steps.append(drop_step(settings["layers_keep"], place, settings["when"]))
@@ -78,16 +85,27 @@ class Mixed:
         return steps
 
 
-_MULTIPLES = {"layers": 1, "heads": 1, "ffn": MULTIPLE}
+_MULTIPLES = {"vocabulary": WORD_MULTIPLE, "layers": 1, "heads": 1, "ffn": MULTIPLE}
 
 
 def _totals(paper: Paper) -> dict[str, list[int]]:
     profile = paper.profile
-    return {"layers": [len(profile.layers)], "heads": groups(profile), "ffn": neurons(profile)}
+    return {
+        "vocabulary": [profile.vocabulary],
+        "layers": [len(profile.layers)],
+        "heads": groups(profile),
+        "ffn": neurons(profile),
+    }
 
 
-def _share(kind: str, totals: Sequence[int], multiple: int) -> OneOf:
-    return keep_knob(totals, multiple, name=f"{kind}_keep", whole=True)
+def _share(kind: str, paper: Paper) -> OneOf:
+    name = f"{kind}_keep"
+    if kind != "vocabulary":
+        return keep_knob(_totals(paper)[kind], _MULTIPLES[kind], name=name, whole=True)
+    # Unless asked for, no words go: language models need them all.
+    if paper.profile.head.kind == "language-modelling":
+        return OneOf(name, (1.0,), 1.0, ordered=True)
+    return replace(words_knob(paper, name, whole=True), default=1.0)
 
 
 def _loses(kind: str, totals: Sequence[int], settings: Settings) -> bool:

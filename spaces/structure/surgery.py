@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..build import build, fill
+from ..build import build, fill, kept_tensors
 from ..candidate import Candidate
 from ..paper import Paper
 from ..profile import Profile, Weight
 from ..steps import Bench
+from ..word_table import word_maps
 from .counts import Importance
 from .cuts import Units, channel_axes, cuts_of
 from .gradients import unit_gradients
@@ -54,7 +55,7 @@ def cut_units(
         for layer, layer_cuts in cuts.items()
         for cut in layer_cuts
     }
-    old = dict(candidate.module.named_parameters())
+    old = kept_tensors(candidate.module)
     new = {name: _taken(tensor, rows.get(name)) for name, tensor in old.items()}
     notes = {**(candidate.notes or {}), units: {str(layer): k for layer, k in kept.items()}}
     return Candidate(filled(after.profile, new), after, notes=notes)
@@ -71,9 +72,9 @@ def cut_layers(candidate: Candidate, after: Paper, stay: Sequence[int]) -> Candi
     Returns:
         The shallower candidate without training state; `notes["layers"]` lists `stay`.
     """
-    old = dict(candidate.module.named_parameters())
+    old = kept_tensors(candidate.module)
     blocks = _by_layer(candidate.paper.profile)
-    new: dict[str, Tensor] = {}
+    new = word_maps(candidate.module)
     for place, weights in _by_layer(after.profile).items():
         source = weights if place is None else blocks[stay[place]]
         new |= {w.name: old[s.name] for w, s in zip(weights, source, strict=True)}
@@ -98,7 +99,7 @@ def cut_channels(candidate: Candidate, after: Paper, judge: Bench | None) -> Can
     else:
         scores = channel_activations(candidate.module, axes, judge)
     kept = strongest(scores, after.profile.width)
-    new = dict(candidate.module.named_parameters())
+    new = kept_tensors(candidate.module)
     for weight, axis in axes:
         new[weight.name] = nn.Parameter(new[weight.name].index_select(axis, torch.tensor(kept)))
     notes = {**(candidate.notes or {}), "width": kept}
