@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .build import kept_tensors
 from .candidate import Candidate
 from .configuration import Settings
 from .device import CPU
@@ -331,8 +332,8 @@ def counted_flops(module: nn.Module, profile: Profile) -> int:
 
 
 def tensors(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's parameters."""
-    return {name: value.detach().clone() for name, value in module.named_parameters()}
+    """A copy of a module's parameters, and of its map of words."""
+    return {name: value.detach().clone() for name, value in kept_tensors(module).items()}
 
 
 def trained_elements(candidate: Candidate) -> dict[str, np.ndarray] | None:

@@ -18,11 +18,14 @@ from typing import Any, Final, get_args
 
 import numpy as np
 
+from .build import kept_tensors
 from .candidate import Candidate, load_candidate, save_candidate
 from .configuration import Scalar
+from .families import family_of
 from .hyperparameter import Hyperparameter, OneOf
 from .paper import Paper
 from .profile import forward_flops, parameters
+from .runtimes.payload import map_parts
 from .slots import Slot
 from .specimen import (
     FLOPS_BATCH,
@@ -228,10 +231,12 @@ def practice_carries_its_paper(case: Case) -> None:
 
 
 def parameters_agree(case: Case) -> None:
-    """The module's parameters are the paper's, by name and shape, at every node."""
+    """The module's parameters are the paper's, by name and shape, at every node; so is a map."""
     for node in case.nodes:
-        promised = {weight.name: weight.shape for weight in node.after.profile.weights()}
-        made = {name: tuple(p.shape) for name, p in node.candidate.module.named_parameters()}
+        profile = node.after.profile
+        promised = {weight.name: weight.shape for weight in profile.weights()}
+        promised |= {family_of(profile.family).word_map: p.shape for p in map_parts(profile)}
+        made = {name: tuple(t.shape) for name, t in kept_tensors(node.candidate.module).items()}
         for name in sorted({*promised, *made}):
             what = f"{node.step.name}: shape of {name}"
             _agree(what, promised.get(name, "absent"), made.get(name, "absent"))
@@ -262,7 +267,8 @@ def trainable_parameters_agree(case: Case) -> None:
         if isinstance(node.step, Train):
             old, new = tensors(node.given.module), tensors(node.candidate.module)
             moved = {name: (old[name] != new[name]).numpy() for name in new}
-            frozen = sorted(name for name in moved if (moved[name] & ~training[name]).any())
+            still = np.zeros((), dtype=np.bool_)  # a map of words is no parameter
+            frozen = sorted(n for n in moved if (moved[n] & ~training.get(n, still)).any())
             _need(not frozen, f"{node.step.name} moves {frozen[:3]}, which the recipe freezes")
             _need(any(map(np.any, moved.values())), f"{node.step.name} moves no parameter")
 
