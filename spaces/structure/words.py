@@ -46,7 +46,7 @@ def cut_words(candidate: Candidate, after: Paper, bench: Bench) -> Candidate:
             f"{stay} rows do not hold the {len(special)} special tokens; choose a larger keep",
         )
     counts = word_counts(bench, profile.vocabulary)
-    counts[special] = counts.sum()
+    counts[special] = counts.sum() + 1
     kept = strongest(counts, stay)
     new = kept_tensors(candidate.module)
     table = f"{family.tables['vocabulary']}.weight"
