@@ -283,6 +283,7 @@ def test_when_decides_the_phase(name):
 def test_a_mixed_cut_is_its_parts_one_after_the_other():
     model = candidate("llama", layers=4)
     settings = {
+        "vocabulary_keep": 1.0,
         "layers_keep": 0.5,
         "heads_keep": 0.5,
         "ffn_keep": 0.5,
