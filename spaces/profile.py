@@ -230,6 +230,8 @@ class Profile:
         width: size of the hidden states.
         vocabulary, positions, token_types: rows of the embedding tables (0: no table).
         formats: one per group; groups left out are fp32.
+        by_layer: where the layers of a group differ, the format of each, first to last; on paper
+            they say how many layers of one size have which, see `runtimes/picked.py`.
         sparsity: the groups whose matrices hold zeros.
         layers: first to last.
         head: what turns hidden states into answers.
@@ -246,18 +248,44 @@ class Profile:
     layers: tuple[Layer, ...]
     head: Head
     formats: tuple[tuple[Group, Format], ...] = ()
+    by_layer: tuple[tuple[Group, tuple[Format, ...]], ...] = ()
     sparsity: tuple[tuple[Group, Sparsity], ...] = ()
     adapters: tuple[Adapter, ...] = ()
     extra: tuple[tuple[str, Any], ...] = field(default=())
 
-    def format_of(self, group: Group) -> Format:
-        """The declared format of a group."""
+    def format_of(self, group: Group, layer: int | None = None) -> Format:
+        """The declared format of a group, or of one of its layers."""
+        if layer is not None and self.by_layer:
+            layers = dict(self.by_layer).get(group)
+            if layers is not None:
+                return layers[layer]
         return dict(self.formats).get(group, Format())
 
+    def declared(self) -> tuple[tuple[Group, Format], ...]:
+        """Every format of every group that is declared, each once."""
+        layers = [(group, form) for group, forms in self.by_layer for form in forms]
+        own = dict(self.by_layer)
+        whole = [(group, form) for group, form in self.formats if group not in own]
+        return tuple(dict.fromkeys([*whole, *layers]))
+
     def with_formats(self, formats: Mapping[Group, Format]) -> Profile:
-        """This profile with some groups declared anew."""
+        """This profile with some groups declared anew, all their layers alike."""
         merged = {**dict(self.formats), **formats}
-        return replace(self, formats=tuple((g, merged[g]) for g in GROUPS if g in merged))
+        return replace(
+            self,
+            formats=tuple((g, merged[g]) for g in GROUPS if g in merged),
+            by_layer=tuple((g, forms) for g, forms in self.by_layer if g not in formats),
+        )
+
+    def with_layers(self, formats: Mapping[Group, Sequence[Format]]) -> Profile:
+        """This profile with the layers of some groups declared one by one, first to last.
+
+        The group itself is declared as the layer of the most bits is.
+        """
+        whole = {group: max(forms, key=lambda f: f.bits) for group, forms in formats.items()}
+        merged = {**dict(self.by_layer), **{g: tuple(forms) for g, forms in formats.items()}}
+        by_layer = tuple((g, merged[g]) for g in GROUPS if g in merged)
+        return replace(self.with_formats(whole), by_layer=by_layer)
 
     def zeros(self, weight: Weight) -> int:
         """Zeros in every row of a weight: matrices of sparse groups have some, nothing else has."""
@@ -290,6 +318,10 @@ class Profile:
             layers=tuple(_layer(layer) for layer in data["layers"]),
             head=Head(**data["head"]),
             formats=tuple((group, Format(**form)) for group, form in data["formats"]),
+            by_layer=tuple(
+                (group, tuple(Format(**form) for form in forms))
+                for group, forms in data.get("by_layer", ())
+            ),
             sparsity=tuple((group, Sparsity(**found)) for group, found in data["sparsity"]),
             adapters=tuple(_adapter(adapter) for adapter in data["adapters"]),
             extra=tuple((key, _tuples(value)) for key, value in data["extra"]),

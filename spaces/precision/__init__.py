@@ -13,6 +13,7 @@ from .hqq import Hqq
 from .int3 import Int3
 from .int4 import Int4
 from .int8 import Int8
+from .mixed_bits import MixedBits
 from .smoothquant import SmoothQuant
 
 OFF: Final = "fp32"
@@ -28,5 +29,6 @@ TABLE: dict[str, Technique] = {
         Gptq(),
         Awq(),
         Hqq(),
+        MixedBits(),
     )
 }

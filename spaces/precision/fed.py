@@ -68,7 +68,7 @@ def by_block(candidate: Candidate, bench: Bench, visit: Visit) -> None:
         DataError: the calibration split is empty.
     """
     profile, module = candidate.paper.profile, candidate.module
-    batches = _batches(bench, next(module.parameters()).device)
+    batches = calibration(bench, next(module.parameters()).device)
     matrices = [w for w in profile.weights() if w.role == "matrix" and is_whole(profile, w)]
     blocks = module.get_submodule(family_of(profile.family).layer)
     assert isinstance(blocks, nn.ModuleList)
@@ -108,9 +108,16 @@ class _Call:
         return hidden
 
 
-def _batches(bench: Bench, device: torch.device) -> list[dict[str, Tensor]]:
+def calibration(
+    bench: Bench, device: torch.device, tokens: int = TOKENS
+) -> list[dict[str, Tensor]]:
+    """The first batches of the calibration split that hold so many tokens, padding included.
+
+    Raises:
+        DataError: it is empty.
+    """
     batches: list[dict[str, Tensor]] = []
-    left = TOKENS
+    left = tokens
     for batch in bench.batches("calibration", batch=_BATCH):
         batches.append(inputs_of(trimmed(batch), device))
         left -= batches[-1]["input_ids"].numel()

@@ -22,6 +22,7 @@ from ..task import Batch
 from .grid import grid_of
 from .packed_module import packed_module, part_name
 from .packing import packed
+from .picked import picked
 
 TENSORS: Final = "model.safetensors"
 STRUCTURE: Final = "paper.json"
@@ -32,7 +33,7 @@ def write(candidate: Candidate, paper: Paper, folder: Path) -> None:
 
     The recipe stays behind: opening needs none of it, and its digits would count as model bytes.
     """
-    profile, tensors = paper.profile, dict[str, Tensor]()
+    profile, tensors = picked(candidate), dict[str, Tensor]()
     parameters = dict(candidate.module.named_parameters())
     for weight in profile.weights():
         grid = grid_of(candidate.grids, profile, weight)

@@ -20,6 +20,7 @@ from .grid import grid_of
 from .onnx_graph import OnnxGraph
 from .packing import packed
 from .payload import PartName, sides, with_zeros
+from .picked import picked
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -39,7 +40,7 @@ class OnnxWeights:
 
     def __init__(self, graph: OnnxGraph, candidate: Candidate) -> None:
         self._graph = graph
-        self._profile = with_zeros(candidate.paper.profile)
+        self._profile = with_zeros(picked(candidate))
         self._weights = {weight.name: weight for weight in self._profile.weights()}
         self._values = dict(candidate.module.named_parameters())
         self._grids = candidate.grids

@@ -49,8 +49,8 @@ class Part:
 
 
 def stored_format(profile: Profile, weight: Weight) -> Format:
-    """The format that a weight is stored in: its group's, but vectors stay at 16 bits or more."""
-    declared = profile.format_of(weight.group)
+    """The format that a weight is stored in: declared, but vectors stay at 16 bits or more."""
+    declared = profile.format_of(weight.group, weight.layer)
     vector = weight.role == "vector"
     return Format() if vector and declared.name in WHOLE else declared
 

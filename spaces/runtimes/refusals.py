@@ -43,7 +43,7 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
     """
     used = {weight.group for weight in profile.weights()}
     wrong: dict[FormatName, list[Group]] = {}
-    for group, form in profile.formats:
+    for group, form in profile.declared():
         if group in used and form.name not in holds.get(group, {"fp32"}):
             wrong.setdefault(form.name, []).append(group)
     for name, groups in wrong.items():
@@ -56,10 +56,11 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
 
 def adapter_refusals(profile: Profile) -> Iterator[str]:
     """Adapters that read the matrices beside which they stand, where these are packed."""
-    groups = {weight.name: weight.group for weight in profile.weights()}
+    weights = {weight.name: weight for weight in profile.weights()}
     for adapter in (a for a in profile.adapters if a.reads_weights):
         own = profile.format_of("adapter").name
-        stored = {profile.format_of(groups[f"{p}.base_layer.weight"]).name for p in adapter.wraps}
+        beside = [weights[f"{path}.base_layer.weight"] for path in adapter.wraps]
+        stored = {profile.format_of(weight.group, weight.layer).name for weight in beside}
         # fp16 is read as fp32
         if {"fp32" if name == "fp16" else name for name in stored} - {own}:
             yield (
@@ -121,7 +122,7 @@ def onnx_gpu_refusals(profile: Profile) -> Iterator[str]:
             "the installed onnxruntime answers on the CPU alone; install onnxruntime-gpu in its "
             "place, or use the eager runtime"
         )
-    for name in sorted({form.name for _, form in profile.formats} & WHOLE):
+    for name in sorted({form.name for _, form in profile.declared()} & WHOLE):
         # its CUDA provider has no DynamicQuantizeLinear: products would go back to the CPU
         yield f"onnxruntime multiplies {name} on the CPU alone; use fp32, or the eager runtime"
 
@@ -135,7 +136,7 @@ def _onnx_takes_gpus() -> bool:
 
 def hf_refusals(profile: Profile) -> Iterator[str]:
     """Why transformers' own classes and a plain safetensors file cannot hold a model."""
-    names = {form.name for _, form in profile.formats}
+    names = {form.name for _, form in profile.declared()}
     for name in sorted(names & WHOLE):
         yield f"plain safetensors do not hold {name}; leave hf out of deploy, or choose bf16"
     if "fp16" in names:
