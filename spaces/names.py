@@ -23,7 +23,7 @@ PROPER: Final = {
 }
 """Methods as their authors write them."""
 
-_STORES: Final = {"smoothquant": "int8", "mixed_bits": "int8"}
+_STORES: Final = {"smoothquant": "int8", "mixed_bits": "int8", "int8_static": "int8"}
 """What methods that are not named after a format store; those with a knob for bits say it there."""
 
 _SIZES: Final = ("rank", "keep", "layers", "depth", "average_bits")

@@ -15,12 +15,20 @@ from functools import lru_cache
 from typing import Any, Literal
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
-FormatName = Literal["fp32", "bf16", "fp16", "int8", "int4", "int3"]
+FormatName = Literal["fp32", "bf16", "fp16", "int8", "int8_static", "int4", "int3"]
 GROUPS: tuple[Group, ...] = ("embeddings", "attention", "ffn", "head", "norm", "adapter")
-BITS: dict[FormatName, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "int3": 3}
+BITS: dict[FormatName, int] = {
+    "fp32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "int8": 8,
+    "int8_static": 8,
+    "int4": 4,
+    "int3": 3,
+}
 """Bits of one stored weight, scales apart."""
 
-WHOLE: frozenset[FormatName] = frozenset({"int8", "int4", "int3"})
+WHOLE: frozenset[FormatName] = frozenset({"int8", "int8_static", "int4", "int3"})
 """Formats of whole numbers with scales."""
 
 
@@ -29,7 +37,8 @@ class Format:
     """How the matrices and tables of a group are stored and computed.
 
     Args:
-        name: number format. Vectors (biases, norms) never go below 16 bits.
+        name: number format. Vectors (biases, norms) never go below 16 bits. `int8_static` is stored
+            as int8; what enters a matrix is rounded to a range that was fixed beforehand.
         group_size: weights that share a scale, along the input axis; None: one scale a row.
     """
 

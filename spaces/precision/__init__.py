@@ -13,6 +13,7 @@ from .hqq import Hqq
 from .int3 import Int3
 from .int4 import Int4
 from .int8 import Int8
+from .int8_static import Int8Static
 from .mixed_bits import MixedBits
 from .smoothquant import SmoothQuant
 
@@ -23,6 +24,7 @@ TABLE: dict[str, Technique] = {
         Bf16(),
         Fp16(),
         Int8(),
+        Int8Static(),
         SmoothQuant(),
         Int4(),
         Int3(),

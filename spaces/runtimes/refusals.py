@@ -15,9 +15,10 @@ from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
 from .payload import is_stored_sparse
 
-_MATRICES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
+_TABLES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
+_MATRICES: Final = _TABLES | {"int8_static"}
 ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
-    "embeddings": _MATRICES,
+    "embeddings": _TABLES,
     "attention": _MATRICES,
     "ffn": _MATRICES,
     "head": _MATRICES,
