@@ -7,7 +7,7 @@ FOLDER/train.safetensors    the optimiser's state, only where training may go on
 FOLDER/train.json           the step it stands at
 FOLDER/notes.json           facts that steps keep, only where there are any
 FOLDER/masks.safetensors    what training may not move, only where there is any
-FOLDER/grids.safetensors    scales and zeros that a step chose, only where one did
+FOLDER/grids.safetensors    scales, zeros and ranges that a step chose, only where one did
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Candidate:
         notes: facts that steps want to keep (which heads were removed, ...), JSON.
         masks: bool, by parameter name: where False, the value stays what it is, whatever trains.
         grids: of weights that already stand on the numbers they are stored as, by
-            `NAME:scale` and `NAME:zero`; see `runtimes/grid.py`. A step that changes weights
-            leaves them out.
+            `NAME:scale` and `NAME:zero`, see `runtimes/grid.py`; of matrices whose inputs have a
+            fixed range, by `NAME:entering`, see `runtimes/entering.py`. A step that changes
+            weights leaves them out.
     """
 
     module: nn.Module

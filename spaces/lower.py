@@ -351,7 +351,10 @@ def _read(name: str, paper: Paper, subject: Subject) -> Any:
     if name == "recipe":
         return paper.recipe.to_json()
     if name == "formats":
-        return [[group, vars(fmt)] for group, fmt in paper.profile.formats]
+        formats, layers = paper.profile.formats, paper.profile.by_layer
+        read: list[Any] = [[group, vars(fmt)] for group, fmt in formats]
+        # left out where there is none: what was made before keeps its key
+        return read + [[group, [vars(fmt) for fmt in forms]] for group, forms in layers]
     return subject.digests[name]
 
 

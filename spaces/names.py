@@ -23,8 +23,11 @@ PROPER: Final = {
 }
 """Methods as their authors write them."""
 
-_STORES: Final = {"smoothquant": "int8"}
+_STORES: Final = {"smoothquant": "int8", "mixed_bits": "int8", "int8_static": "int8"}
 """What methods that are not named after a format store; those with a knob for bits say it there."""
+
+_SIZES: Final = ("rank", "keep", "layers", "depth", "average_bits")
+"""Knobs that belong to a short name."""
 
 
 def choice_in_words(choice: Choice) -> str:
@@ -56,7 +59,7 @@ def _method(name: str) -> str:
 
 def _short(choice: Choice) -> str:
     settings = dict(choice.settings)
-    told = [value for name, value in choice.settings if name in ("rank", "keep", "layers", "depth")]
+    told = [value for name, value in choice.settings if name in _SIZES]
     told += [f"int{settings['bits']}"] if "bits" in settings else []
     tables = settings.get("embeddings", choice.method)
     usual = (_STORES.get(choice.method, choice.method), *told)

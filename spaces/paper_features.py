@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .configuration import SLOTS, Configuration
 from .paper import Paper
-from .profile import BITS, Adapter, Group, Layer, Profile, Sparsity, is_thin
+from .profile import Adapter, Group, Layer, Profile, Sparsity, is_thin
 from .recipe import LossKind, Recipe
 
 FEATURES_VERSION: Final = 2
@@ -105,10 +105,18 @@ def _structure(profile: Profile) -> tuple[float, ...]:
         profile.layers,
         0 if profile.head.tied else profile.head.outputs,
         profile.head.outputs if profile.head.kind == "language-modelling" else 0,
-        tuple((group, BITS[fmt.name]) for group, fmt in profile.formats),
+        _bits(profile),
         profile.sparsity,
         profile.adapters,
     )
+
+
+def _bits(profile: Profile) -> tuple[tuple[Group, float], ...]:
+    """Bits by group, the mean where layers differ."""
+    bits: dict[Group, float] = {group: fmt.bits for group, fmt in profile.formats}
+    for group, formats in profile.by_layer:
+        bits[group] = sum(fmt.bits for fmt in formats) / len(formats)
+    return tuple(bits.items())
 
 
 @lru_cache(maxsize=65_536)
@@ -118,7 +126,7 @@ def _sizes(
     layers: tuple[Layer, ...],
     stored_outputs: int,
     outputs: int,
-    formats: tuple[tuple[Group, int], ...],
+    formats: tuple[tuple[Group, float], ...],
     sparsity: tuple[tuple[Group, Sparsity], ...],
     adapters: tuple[Adapter, ...],
 ) -> tuple[float, ...]:
@@ -199,7 +207,7 @@ def _spared(rank: int, inputs: int, outputs: int) -> int:
     return inputs * outputs - rank * (inputs + outputs) if thin else 0
 
 
-def _stored_bits(count: int, bits: int, zeros: float) -> float:
+def _stored_bits(count: int, bits: float, zeros: float) -> float:
     """Zeros are left out, and one bit a weight put in, where that is less; never in int4."""
     return min(bits, (1 - zeros) * bits + 1) * count if bits > 4 and zeros else bits * count
 

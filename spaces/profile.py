@@ -15,12 +15,20 @@ from functools import lru_cache
 from typing import Any, Literal
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
-FormatName = Literal["fp32", "bf16", "fp16", "int8", "int4", "int3"]
+FormatName = Literal["fp32", "bf16", "fp16", "int8", "int8_static", "int4", "int3"]
 GROUPS: tuple[Group, ...] = ("embeddings", "attention", "ffn", "head", "norm", "adapter")
-BITS: dict[FormatName, int] = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4, "int3": 3}
+BITS: dict[FormatName, int] = {
+    "fp32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "int8": 8,
+    "int8_static": 8,
+    "int4": 4,
+    "int3": 3,
+}
 """Bits of one stored weight, scales apart."""
 
-WHOLE: frozenset[FormatName] = frozenset({"int8", "int4", "int3"})
+WHOLE: frozenset[FormatName] = frozenset({"int8", "int8_static", "int4", "int3"})
 """Formats of whole numbers with scales."""
 
 
@@ -29,7 +37,8 @@ class Format:
     """How the matrices and tables of a group are stored and computed.
 
     Args:
-        name: number format. Vectors (biases, norms) never go below 16 bits.
+        name: number format. Vectors (biases, norms) never go below 16 bits. `int8_static` is stored
+            as int8; what enters a matrix is rounded to a range that was fixed beforehand.
         group_size: weights that share a scale, along the input axis; None: one scale a row.
     """
 
@@ -230,6 +239,8 @@ class Profile:
         width: size of the hidden states.
         vocabulary, positions, token_types: what the embedding tables are asked for (0: no table).
         formats: one per group; groups left out are fp32.
+        by_layer: where the layers of a group differ, the format of each, first to last; on paper
+            they say how many layers of one size have which, see `runtimes/picked.py`.
         sparsity: the groups whose matrices hold zeros.
         layers: first to last.
         head: what turns hidden states into answers.
@@ -248,6 +259,7 @@ class Profile:
     layers: tuple[Layer, ...]
     head: Head
     formats: tuple[tuple[Group, Format], ...] = ()
+    by_layer: tuple[tuple[Group, tuple[Format, ...]], ...] = ()
     sparsity: tuple[tuple[Group, Sparsity], ...] = ()
     adapters: tuple[Adapter, ...] = ()
     extra: tuple[tuple[str, Any], ...] = field(default=())
@@ -259,14 +271,39 @@ class Profile:
             return self.word_rows
         return int(getattr(self, table))
 
-    def format_of(self, group: Group) -> Format:
-        """The declared format of a group."""
+    def format_of(self, group: Group, layer: int | None = None) -> Format:
+        """The declared format of a group, or of one of its layers."""
+        if layer is not None and self.by_layer:
+            layers = dict(self.by_layer).get(group)
+            if layers is not None:
+                return layers[layer]
         return dict(self.formats).get(group, Format())
 
+    def declared(self) -> tuple[tuple[Group, Format], ...]:
+        """Every format of every group that is declared, each once."""
+        layers = [(group, form) for group, forms in self.by_layer for form in forms]
+        own = dict(self.by_layer)
+        whole = [(group, form) for group, form in self.formats if group not in own]
+        return tuple(dict.fromkeys([*whole, *layers]))
+
     def with_formats(self, formats: Mapping[Group, Format]) -> Profile:
-        """This profile with some groups declared anew."""
+        """This profile with some groups declared anew, all their layers alike."""
         merged = {**dict(self.formats), **formats}
-        return replace(self, formats=tuple((g, merged[g]) for g in GROUPS if g in merged))
+        return replace(
+            self,
+            formats=tuple((g, merged[g]) for g in GROUPS if g in merged),
+            by_layer=tuple((g, forms) for g, forms in self.by_layer if g not in formats),
+        )
+
+    def with_layers(self, formats: Mapping[Group, Sequence[Format]]) -> Profile:
+        """This profile with the layers of some groups declared one by one, first to last.
+
+        The group itself is declared as the layer of the most bits is.
+        """
+        whole = {group: max(forms, key=lambda f: f.bits) for group, forms in formats.items()}
+        merged = {**dict(self.by_layer), **{g: tuple(forms) for g, forms in formats.items()}}
+        by_layer = tuple((g, merged[g]) for g in GROUPS if g in merged)
+        return replace(self.with_formats(whole), by_layer=by_layer)
 
     def zeros(self, weight: Weight) -> int:
         """Zeros in every row of a weight: matrices of sparse groups have some, nothing else has."""
@@ -299,6 +336,10 @@ class Profile:
             layers=tuple(_layer(layer) for layer in data["layers"]),
             head=Head(**data["head"]),
             formats=tuple((group, Format(**form)) for group, form in data["formats"]),
+            by_layer=tuple(
+                (group, tuple(Format(**form) for form in forms))
+                for group, forms in data.get("by_layer", ())
+            ),
             sparsity=tuple((group, Sparsity(**found)) for group, found in data["sparsity"]),
             adapters=tuple(_adapter(adapter) for adapter in data["adapters"]),
             extra=tuple((key, _tuples(value)) for key, value in data["extra"]),

@@ -27,8 +27,19 @@ def paper(head: Head) -> Paper:
 FORMATS = {name: name for name in ("bf16", "fp16", "int8", "int4", "int3")}
 """Methods that are named after what they declare."""
 
-STORED = {**FORMATS, "smoothquant": "int8", "gptq": "int4", "awq": "int4", "hqq": "int4"}
+STORED = {
+    **FORMATS,
+    "int8_static": "int8",
+    "smoothquant": "int8",
+    "gptq": "int4",
+    "awq": "int4",
+    "hqq": "int4",
+    "mixed_bits": "int8",
+}
 """What each method stores unless told."""
+
+HEADS = {**STORED, "int8_static": "int8_static"}
+"""What it makes of a head."""
 
 CLASSES = paper(Head("classification", 3))
 LANGUAGE = paper(Head("language-modelling", 43))
@@ -53,12 +64,14 @@ def test_off_is_fp32_and_no_row():
         "bf16",
         "fp16",
         "int8",
+        "int8_static",
         "smoothquant",
         "int4",
         "int3",
         "gptq",
         "awq",
         "hqq",
+        "mixed_bits",
     ]
 
 
@@ -81,12 +94,12 @@ def test_the_embeddings_follow_the_method_unless_told(method):
 @pytest.mark.parametrize("method", list(TABLE))
 def test_a_classifier_stays_in_fp32_unless_told(method):
     assert declared(method).format_of("head") == Format()
-    assert declared(method, head=STORED[method]).format_of("head").name == STORED[method]
+    assert declared(method, head=HEADS[method]).format_of("head").name == HEADS[method]
 
 
 @pytest.mark.parametrize("method", list(TABLE))
 def test_a_language_head_follows_the_method(method):
-    assert declared(method, LANGUAGE).format_of("head").name == STORED[method]
+    assert declared(method, LANGUAGE).format_of("head").name == HEADS[method]
 
 
 @pytest.mark.parametrize("method", list(TABLE))

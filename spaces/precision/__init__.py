@@ -13,6 +13,8 @@ from .hqq import Hqq
 from .int3 import Int3
 from .int4 import Int4
 from .int8 import Int8
+from .int8_static import Int8Static
+from .mixed_bits import MixedBits
 from .smoothquant import SmoothQuant
 
 OFF: Final = "fp32"
@@ -22,11 +24,13 @@ TABLE: dict[str, Technique] = {
         Bf16(),
         Fp16(),
         Int8(),
+        Int8Static(),
         SmoothQuant(),
         Int4(),
         Int3(),
         Gptq(),
         Awq(),
         Hqq(),
+        MixedBits(),
     )
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,18 @@ class Fed:
     total: Tensor
     largest: Tensor
 
+    @staticmethod
+    def nothing(columns: int, device: torch.device) -> Fed:
+        """Before the first token."""
+        wide = torch.zeros(columns, dtype=torch.float64, device=device)
+        return Fed(wide.new_zeros(columns, columns), wide, wide.float())
+
+    def add(self, tokens: Tensor) -> None:
+        """Takes in `(tokens, k)` fp32."""
+        self.gram += (tokens.t() @ tokens).double()
+        self.total = self.total + tokens.abs().sum(dim=0).double()
+        self.largest = self.largest.maximum(tokens.abs().amax(dim=0))
+
     def scaled(self, columns: Tensor) -> Fed:
         """The same where every column had been multiplied by a number, `(k,)`."""
         wide = columns.double()
@@ -68,14 +80,14 @@ def by_block(candidate: Candidate, bench: Bench, visit: Visit) -> None:
         DataError: the calibration split is empty.
     """
     profile, module = candidate.paper.profile, candidate.module
-    batches = _batches(bench, next(module.parameters()).device)
+    batches = calibration(bench, next(module.parameters()).device)
     matrices = [w for w in profile.weights() if w.role == "matrix" and is_whole(profile, w)]
     blocks = module.get_submodule(family_of(profile.family).layer)
     assert isinstance(blocks, nn.ModuleList)
     calls = _calls(module, profile, blocks, batches)
     for index, block in enumerate(blocks):
         inside = [weight for weight in matrices if weight.layer == index]
-        with _watching(module, inside) as watch:
+        with watching(module, inside, Fed.nothing) as watch:
             for call, batch in zip(calls[index], batches, strict=True):
                 watch.turn_to(batch["attention_mask"])
                 call.run(block)
@@ -86,7 +98,7 @@ def by_block(candidate: Candidate, bench: Bench, visit: Visit) -> None:
             call.hidden = None  # what a block was fed is not needed again
         bench.progress(index + 1, len(blocks))
     for weight in (weight for weight in matrices if weight.layer is None):
-        with _watching(module, [weight]) as watch, torch.no_grad():
+        with watching(module, [weight], Fed.nothing) as watch, torch.no_grad():
             for batch in batches:
                 watch.turn_to(batch["attention_mask"])
                 module(**batch)
@@ -108,9 +120,16 @@ class _Call:
         return hidden
 
 
-def _batches(bench: Bench, device: torch.device) -> list[dict[str, Tensor]]:
+def calibration(
+    bench: Bench, device: torch.device, tokens: int = TOKENS
+) -> list[dict[str, Tensor]]:
+    """The first batches of the calibration split that hold so many tokens, padding included.
+
+    Raises:
+        DataError: it is empty.
+    """
     batches: list[dict[str, Tensor]] = []
-    left = TOKENS
+    left = tokens
     for batch in bench.batches("calibration", batch=_BATCH):
         batches.append(inputs_of(trimmed(batch), device))
         left -= batches[-1]["input_ids"].numel()
@@ -157,13 +176,29 @@ def _calls(
     return calls
 
 
-class _Watch:
-    """Sums up what matrices are fed; those that read one tensor share one sum."""
+class Kept(Protocol):
+    """What is kept of the tokens that enter a matrix."""
 
-    def __init__(self) -> None:
-        self.found: dict[str, Fed] = {}
+    def add(self, tokens: Tensor) -> None:
+        """Takes in `(tokens, k)` fp32, padding left out."""
+        ...
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class Watch(Generic[K]):
+    """Keeps something of what matrices are fed; those that read one tensor share it.
+
+    Args:
+        nothing: what is kept before the first token, from the columns and the device.
+    """
+
+    def __init__(self, nothing: Callable[[int, torch.device], K]) -> None:
+        self.found: dict[str, K] = {}
+        self._nothing = nothing
         self._mask = torch.ones(0)
-        self._seen: list[tuple[Tensor, Fed]] = []
+        self._seen: list[tuple[Tensor, K]] = []
 
     def turn_to(self, mask: Tensor) -> None:
         """Makes the next inputs those of this batch, `(b, s)`."""
@@ -174,7 +209,7 @@ class _Watch:
         """Notes what a matrix is fed."""
 
         def note(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            shared = next((fed for tensor, fed in self._seen if tensor is args[0]), None)
+            shared = next((kept for tensor, kept in self._seen if tensor is args[0]), None)
             if shared is None:
                 self._seen.append((args[0], self._add(name, args[0])))
             else:
@@ -182,16 +217,12 @@ class _Watch:
 
         return note
 
-    def _add(self, name: str, entering: Tensor) -> Fed:
+    def _add(self, name: str, entering: Tensor) -> K:
         tokens = self._real(entering).float()
         if name not in self.found:
-            wide = tokens.new_zeros(tokens.shape[1], dtype=torch.float64)
-            self.found[name] = Fed(wide.new_zeros(len(wide), len(wide)), wide, wide.float())
-        fed = self.found[name]
-        fed.gram += (tokens.t() @ tokens).double()
-        fed.total = fed.total + tokens.abs().sum(dim=0).double()
-        fed.largest = fed.largest.maximum(tokens.abs().amax(dim=0))
-        return fed
+            self.found[name] = self._nothing(tokens.shape[1], tokens.device)
+        self.found[name].add(tokens)
+        return self.found[name]
 
     def _real(self, entering: Tensor) -> Tensor:
         """The rows of an input that are no padding: `(tokens, k)`."""
@@ -202,8 +233,11 @@ class _Watch:
 
 
 @contextmanager
-def _watching(module: nn.Module, weights: Sequence[Weight]) -> Iterator[_Watch]:
-    watch = _Watch()
+def watching(
+    module: nn.Module, weights: Sequence[Weight], nothing: Callable[[int, torch.device], K]
+) -> Iterator[Watch[K]]:
+    """Watches what enters these matrices while it lasts."""
+    watch = Watch(nothing)
     handles = [
         module.get_submodule(weight.name.removesuffix(".weight")).register_forward_pre_hook(
             watch.hook(weight.name)

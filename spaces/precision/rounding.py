@@ -13,6 +13,7 @@ from ..candidate import Candidate
 from ..profile import Format, Weight
 from ..runtimes.grid import Grid, extremes, is_whole, rows_of, told
 from ..runtimes.payload import stored_format
+from ..runtimes.picked import picked
 from .fed import Fed
 from .folds import Fold, fold, folds_of
 
@@ -30,7 +31,7 @@ class Rounding:
     def __init__(self, given: Candidate) -> None:
         module = copy.deepcopy(given.module)
         self.candidate = replace(given, module=module, train_state=None, grids={})
-        self.profile = given.paper.profile
+        self.profile = picked(given)
 
     def whole(self, role: str) -> list[Weight]:
         """The matrices, or the tables, that are stored in whole numbers."""

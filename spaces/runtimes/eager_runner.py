@@ -23,6 +23,7 @@ from ..word_table import word_maps
 from .grid import grid_of
 from .packed_module import packed_module, part_name
 from .packing import packed
+from .picked import picked
 
 TENSORS: Final = "model.safetensors"
 STRUCTURE: Final = "paper.json"
@@ -33,7 +34,7 @@ def write(candidate: Candidate, paper: Paper, folder: Path) -> None:
 
     The recipe stays behind: opening needs none of it, and its digits would count as model bytes.
     """
-    profile, tensors = paper.profile, word_maps(candidate.module)
+    profile, tensors = picked(candidate), word_maps(candidate.module)
     parameters = dict(candidate.module.named_parameters())
     for weight in profile.weights():
         grid = grid_of(candidate.grids, profile, weight)

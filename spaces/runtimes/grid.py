@@ -68,7 +68,7 @@ def extremes(rows: Tensor, form: Format, share: float = 1.0) -> Grid:
         form: a format of whole numbers.
         share: of the extremes; what lies beyond is cut off.
     """
-    if form.name == "int8":
+    if form.bits == 8:
         largest = rows.abs().amax(dim=1, keepdim=True) * share
         scale = largest.clamp(min=torch.finfo(torch.float32).tiny) / 127
         return Grid(scale, torch.zeros_like(scale), rows.shape[1], -127, 127)
@@ -82,7 +82,7 @@ def extremes(rows: Tensor, form: Format, share: float = 1.0) -> Grid:
 
 def storable(scale: Tensor, form: Format) -> Tensor:
     """The nearest scales, fp32, that the format's stored type holds."""
-    if form.name == "int8":
+    if form.bits == 8:
         return scale.float()
     return scale.clamp(min=_SMALLEST).half().float()
 
@@ -115,7 +115,7 @@ def grid_of(grids: Mapping[str, Tensor], profile: Profile, weight: Weight) -> Gr
         return None
     zero = grids[f"{weight.name}:zero"].float()
     form = stored_format(profile, weight)
-    if form.name == "int8":
+    if form.bits == 8:
         return Grid(scale, zero, weight.count // len(scale), -127, 127)
     return Grid(scale, zero, form.group_size or DEFAULT_GROUP, 0, 2**form.bits - 1)
 

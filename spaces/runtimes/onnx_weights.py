@@ -4,6 +4,8 @@
     fp16   the same, of a Cast to fp32 that is done once, when the file is opened
     int8   DynamicQuantizeLinear, MatMulInteger: activations are rounded with one scale a tensor
     int4   MatMulNBits of ONNX Runtime, which computes in int8 with a scale a block
+    int8_static   QuantizeLinear with a scale that is fixed, MatMulIntegerToFloat of ONNX Runtime:
+                  signed whole numbers on both sides, which every processor adds up exactly
 
 The values are those of `packing.py`, so that a weight is the same in every runtime.
 """
@@ -17,10 +19,12 @@ import numpy as np
 from ..family import NARROW, WIDEN
 from ..profile import Weight
 from ..word_table import word_maps
+from .entering import range_of
 from .grid import grid_of
 from .onnx_graph import OnnxGraph
 from .packing import packed
-from .payload import PartName, sides, with_zeros
+from .payload import PartName, sides, stored_format, with_zeros
+from .picked import picked
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -40,12 +44,13 @@ class OnnxWeights:
 
     def __init__(self, graph: OnnxGraph, candidate: Candidate) -> None:
         self._graph = graph
-        self._profile = with_zeros(candidate.paper.profile)
+        self._profile = with_zeros(picked(candidate))
         self._weights = {weight.name: weight for weight in self._profile.weights()}
         self._values = dict(candidate.module.named_parameters())
         self._maps = word_maps(candidate.module)
         self._grids = candidate.grids
         self._rounded: dict[str, list[str]] = {}
+        self._fixed: dict[tuple[str, str, str], str] = {}
         self._widened: dict[str, str] = {}
 
     def vector(self, name: str) -> str:
@@ -73,8 +78,11 @@ class OnnxWeights:
         if f"{path}.{NARROW}.weight" in self._weights:
             return self.linear(f"{path}.{WIDEN}", self.linear(f"{path}.{NARROW}", hidden))
         weight = self._weights[f"{path}.weight"]
-        product = self._product(weight, hidden)
         bias = f"{path}.bias"
+        if stored_format(self._profile, weight).name == "int8_static":
+            added = self.vector(bias) if bias in self._weights else ""
+            return self._static_product(weight, hidden, added)
+        product = self._product(weight, hidden)
         if bias not in self._weights:
             return product
         return self._graph.op("Add", [product, self.vector(bias)])
@@ -111,6 +119,17 @@ class OnnxWeights:
         values, step, zero = self._rounded[hidden]
         product = self._float(graph.op("MatMulInteger", [values, columns, zero]))
         return graph.op("Mul", [product, graph.op("Mul", [step, scale])])
+
+    def _static_product(self, weight: Weight, hidden: str, bias: str) -> str:
+        """A product with rounded activations; `bias` is the name of a vector, or empty."""
+        graph, names = self._graph, self._stored(weight, transposed=True)
+        found = range_of(self._grids, weight)
+        step, zero = graph.number(found.step), graph.constant(found.zero, np.int8)
+        if (hidden, step, zero) not in self._fixed:
+            self._fixed[hidden, step, zero] = graph.op("QuantizeLinear", [hidden, step, zero])
+        values = self._fixed[hidden, step, zero]
+        given = [values, names["int8"], step, names["scale"], zero, "", bias]
+        return graph.op("MatMulIntegerToFloat", given if bias else given[:5], domain=_MICROSOFT)
 
     def _int4_product(self, weight: Weight, names: dict[PartName, str], hidden: str) -> str:
         outputs, inputs = sides(weight)

@@ -65,7 +65,7 @@ def _whole(weight: Weight, rows: Tensor, form: Format, grid: Grid | None) -> dic
             f"{weight.name} was changed after its integers were chosen; a step that changes "
             "weights must drop the candidate's grids",
         )
-    return pack_int8(rows, grid) if form.name == "int8" else pack_groups(rows, form, grid)
+    return pack_int8(rows, grid) if form.bits == 8 else pack_groups(rows, form, grid)
 
 
 def dense_parts(parts: Mapping[PartName, Tensor], weight: Weight) -> Mapping[PartName, Tensor]:

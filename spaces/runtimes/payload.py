@@ -3,7 +3,7 @@
 `packing.py` makes exactly these parts. No torch here.
 
     fp32, bf16, fp16   the tensor as it is; vectors are never below 16 bits
-    int8               (rows, columns) int8, symmetric, one fp32 scale a row
+    int8, int8_static  (rows, columns) int8, symmetric, one fp32 scale a row
     int4               two a byte in groups along a row, with an fp16 scale and a 4-bit zero a group
                        (two zeros a byte); the last group of a row is filled up
     int3               the same with eight in three bytes; zeros still take four bits
@@ -51,8 +51,8 @@ class Part:
 
 
 def stored_format(profile: Profile, weight: Weight) -> Format:
-    """The format that a weight is stored in: its group's, but vectors stay at 16 bits or more."""
-    declared = profile.format_of(weight.group)
+    """The format that a weight is stored in: declared, but vectors stay at 16 bits or more."""
+    declared = profile.format_of(weight.group, weight.layer)
     vector = weight.role == "vector"
     return Format() if vector and declared.name in WHOLE else declared
 
@@ -81,7 +81,7 @@ def with_zeros(profile: Profile) -> Profile:
 
 def _whole(profile: Profile, weight: Weight) -> tuple[Part, ...]:
     form = stored_format(profile, weight)
-    if form.name == "int8":
+    if form.bits == 8:
         rows, columns = sides(weight)
         return (Part("int8", "int8", (rows, columns)), Part("scale", "fp32", (rows,)))
     if form.name == "int4" or form.name == "int3":

@@ -16,9 +16,10 @@ from ..technique import Targets
 from .activations import ACTIVATIONS, activation_of
 from .payload import is_stored_sparse
 
-_MATRICES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
+_TABLES: Final = frozenset({"fp32", "fp16", "int8", "int4"})
+_MATRICES: Final = _TABLES | {"int8_static"}
 ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
-    "embeddings": _MATRICES,
+    "embeddings": _TABLES,
     "attention": _MATRICES,
     "ffn": _MATRICES,
     "head": _MATRICES,
@@ -47,7 +48,7 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
     """
     used = {weight.group for weight in profile.weights()}
     wrong: dict[FormatName, list[Group]] = {}
-    for group, form in profile.formats:
+    for group, form in profile.declared():
         if group in used and form.name not in holds.get(group, {"fp32"}):
             wrong.setdefault(form.name, []).append(group)
     for name, groups in wrong.items():
@@ -70,10 +71,11 @@ def otherwise(reasons: Iterable[str], what: str) -> Iterator[str]:
 
 def adapter_refusals(profile: Profile) -> Iterator[str]:
     """Adapters that read the matrices beside which they stand, where these are packed."""
-    groups = {weight.name: weight.group for weight in profile.weights()}
+    weights = {weight.name: weight for weight in profile.weights()}
     for adapter in (a for a in profile.adapters if a.reads_weights):
         own = profile.format_of("adapter").name
-        stored = {profile.format_of(groups[f"{p}.base_layer.weight"]).name for p in adapter.wraps}
+        beside = [weights[f"{path}.base_layer.weight"] for path in adapter.wraps]
+        stored = {profile.format_of(weight.group, weight.layer).name for weight in beside}
         # fp16 is read as fp32
         if {"fp32" if name == "fp16" else name for name in stored} - {own}:
             yield (
@@ -137,7 +139,7 @@ def onnx_gpu_refusals(profile: Profile) -> Iterator[str]:
             "the installed onnxruntime answers on the CPU alone; install onnxruntime-gpu in its "
             "place, or use the eager runtime"
         )
-    for name in sorted({form.name for _, form in profile.formats} & WHOLE):
+    for name in sorted({form.name for _, form in profile.declared()} & WHOLE):
         # its CUDA provider has no DynamicQuantizeLinear: products would go back to the CPU
         yield f"onnxruntime multiplies {name} on the CPU alone; use fp32, or the eager runtime"
 
@@ -206,9 +208,9 @@ def _peft_refusals(paper: Paper) -> Iterator[str]:
 
 
 def _stored(profile: Profile) -> list[tuple[Group, Format]]:
-    """The groups that have weights, each with its format."""
-    used = {weight.group for weight in profile.weights()}
-    return [(group, profile.format_of(group)) for group in GROUPS if group in used]
+    """The groups that have weights, with each format that some layer of theirs has."""
+    pairs = ((w.group, profile.format_of(w.group, w.layer)) for w in profile.weights())
+    return sorted(dict.fromkeys(pairs), key=lambda pair: GROUPS.index(pair[0]))
 
 
 def _rotation(profile: Profile) -> str:
