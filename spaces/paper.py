@@ -124,4 +124,4 @@ class Paper:
 
 def structure_of(profile: Profile) -> str:
     """A name for a structure: adapters and formats, which change none of its weights, apart."""
-    return digest(replace(profile, adapters=(), formats=()).to_json())
+    return digest(replace(profile, adapters=(), formats=(), by_layer=()).to_json())
