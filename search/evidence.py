@@ -43,7 +43,7 @@ from ..spaces.task import Batch, Task
 from .stages import StageCostFacts, StageStore
 from .subject import items_digest
 
-TIMING, ASKING = 3, 2
+TIMING, ASKING = 4, 3
 """Versions of how speed and energy are taken, and answers: another way's are not shared."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from ...spaces.runtimes.onnx_runtime import EXACT_PRODUCTS
 from .description import Description
 
 AUTO: Final = {
@@ -53,7 +54,9 @@ import onnxruntime
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(".")
-session = onnxruntime.InferenceSession("model.onnx")
+options = onnxruntime.SessionOptions()
+options.add_session_config_entry{EXACT_PRODUCTS}  # int8 without overflow
+session = onnxruntime.InferenceSession("model.onnx", options)
 inputs = tokenizer({_encode(described)}, return_tensors="np")
 logits = session.run(["logits"], dict(inputs))[0]
 """

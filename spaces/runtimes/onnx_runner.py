@@ -12,6 +12,7 @@ import onnxruntime
 from ...errors import VerificationFailed
 from ..device import CPU
 from ..task import Batch
+from .onnx_runtime import EXACT_PRODUCTS
 from .rereading import written_anew
 
 _CUDA: Final = "CUDAExecutionProvider"
@@ -38,6 +39,7 @@ class OnnxRunner:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(*EXACT_PRODUCTS)
         try:
             self._session: Any = onnxruntime.InferenceSession(
                 str(model), options, providers=_providers(device)
