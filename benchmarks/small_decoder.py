@@ -59,7 +59,7 @@ def small_decoder(
     pairs.train_from_iterator(
         text.splitlines(), vocab_size=WORDS, special_tokens=[END], show_progress=False
     )
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=pairs._tokenizer, eos_token=END, bos_token=END, pad_token=END
     )
     torch.manual_seed(seed)

@@ -84,9 +84,9 @@ class Matched:
     """
 
     def __init__(self, run: Run, metric: str) -> None:
-        known = stored_metrics(run)
-        if metric not in known:
-            raise UnknownName("metric of this run", metric, known)
+        stored = stored_metrics(run)
+        if metric not in stored:
+            raise UnknownName("metric of this run", metric, stored)
         self.run, self.metric = run, metric
         self.left_alone = run.baseline.configuration if run.baseline else Configuration()
         self._row = metrics().get(metric)

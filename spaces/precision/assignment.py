@@ -30,4 +30,4 @@ def assigned(
 
     table = np.array([[layer[form] for form in formats] for layer in errors], dtype=np.float64)
     _, places = linear_sum_assignment(table)
-    return tuple(formats[place] for place in places)
+    return tuple(formats[int(place)] for place in places)

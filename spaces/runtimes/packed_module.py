@@ -62,8 +62,8 @@ def packed_module(profile: Profile, tensors: Mapping[str, Tensor]) -> nn.Module:
             _set(module, name, found["plain"])
     family = family_of(profile.family)
     for part in map_parts(profile):
-        table = module.get_submodule(family.tables["vocabulary"])
-        table.rows = nn.Buffer(_checked(family.word_map, part, tensors))
+        words = module.get_submodule(family.tables["vocabulary"])
+        words.rows = nn.Buffer(_checked(family.word_map, part, tensors))
     hidden = _TYPES[profile.format_of("norm").name]
     for weight in profile.weights():
         if weight.role != "vector":
@@ -132,8 +132,8 @@ def _place(
             module.set_submodule(path, Cast(old, dtype, hidden))
     elif weight.role == "table":
         table = _table(weight, stored, hidden)
-        shared = isinstance(old, WordTable)
-        module.set_submodule(path, SharedRows(table, old.rows) if shared else table)
+        placed = SharedRows(table, old.rows) if isinstance(old, WordTable) else table
+        module.set_submodule(path, placed)
     else:
         module.set_submodule(path, _linear(weight, stored, getattr(old, "bias", None)))
 

@@ -81,7 +81,7 @@ def with_zeros(profile: Profile) -> Profile:
 
 def _whole(profile: Profile, weight: Weight) -> tuple[Part, ...]:
     form = stored_format(profile, weight)
-    if form.bits == 8:
+    if form.name == "int8" or form.name == "int8_static":
         rows, columns = sides(weight)
         return (Part("int8", "int8", (rows, columns)), Part("scale", "fp32", (rows,)))
     if form.name == "int4" or form.name == "int3":

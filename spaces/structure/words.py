@@ -100,7 +100,7 @@ def nearest_rows(table: Tensor, kept: list[int], device: str) -> Tensor:
 def _special(profile: Profile, named: Iterable[int]) -> list[int]:
     """The tokenizer's special tokens, and those that the model's config names."""
     extra = dict(profile.extra)
-    found = set(named)
+    found: set[int | None] = set(named)
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = extra.get(key)
         found |= set(value) if isinstance(value, tuple) else {value}
