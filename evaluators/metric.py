@@ -7,7 +7,7 @@ meter) is somebody else's work: `latency.py`, `predictions.py`, `energy/meters.p
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..spaces.paper import Paper, Workload
@@ -159,7 +159,7 @@ class Evidence:
     def conditions(self, *names: str, **facts: str | int | float) -> tuple[tuple[str, Any], ...]:
         """Conditions of a figure: workload fields by name, `runtime`, `device`, further facts."""
         known = {
-            **asdict(self.workload),
+            **vars(self.workload),
             "runtime": self.paper.runtime,
             "device": self.timings.device if self.timings else self.workload.device,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..spaces.configuration import Configuration
 from ..spaces.device import CPU
 from ..spaces.lower import Graph, Subject, lower, trainings, walk
 from ..spaces.paper import Paper, Workload
+from ..spaces.recent import Recent
 from ..spaces.space import Space
 from .budget import Tariff, trainings_used
 from .driver import Rules
@@ -40,6 +41,10 @@ PATIENCE_SECONDS: Final = 60.0
 """Longest wait of a driver for a measurement: nobody but the driver ends one that hangs."""
 
 
+LOOKS: Final = 32_768
+"""Configurations of which a look is remembered, with some kilobytes each."""
+
+
 class Look(NamedTuple):
     """What one configuration is on paper; a paper and trainings only where it is legal."""
 
@@ -57,7 +62,7 @@ class Lookup:
     """
 
     subject: Subject
-    _looks: dict[str, Look] = field(default_factory=dict)
+    _looks: Recent[Look] = field(default_factory=lambda: Recent(LOOKS))
 
     def paper(self, configuration: Configuration) -> Paper | None:
         """The candidate on paper, None where it is illegal."""
@@ -80,16 +85,13 @@ class Lookup:
         return any(node.trains for node in self.graph(configuration))
 
     def _look(self, configuration: Configuration) -> Look:
-        key = configuration.digest
-        if key not in self._looks:
-            path = walk(configuration, self.subject)
-            legal = not path.objections
-            self._looks[key] = Look(
-                path.paper if legal else None,
-                path.objections,
-                trainings(path, self.subject) if legal else (),
-            )
-        return self._looks[key]
+        return self._looks.get(configuration.digest, partial(self._walked, configuration))
+
+    def _walked(self, configuration: Configuration) -> Look:
+        path = walk(configuration, self.subject)
+        if path.objections:
+            return Look(None, path.objections, ())
+        return Look(path.paper, (), trainings(path, self.subject))
 
 
 @dataclass(frozen=True)

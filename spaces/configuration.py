@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 Scalar = str | int | float | bool
@@ -29,14 +30,39 @@ SLOTS: Final = (
 """The slots, in the order in which people think of them."""
 
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical(value: Any) -> str:
+    """A JSON value as text in canonical form: equal values, equal texts.
+
+    >>> canonical({"b": 1, "a": [2.0, None]})
+    '{"a":[2.0,null],"b":1}'
+    """
+    return _CANONICAL.encode(value)
+
+
+def joined(texts: Mapping[str, str]) -> str:
+    """The canonical form of an object whose values are in canonical form already.
+
+    >>> joined({"b": canonical(1), "a": canonical([2])}) == canonical({"a": [2], "b": 1})
+    True
+    """
+    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+
+def digest_of(text: str) -> str:
+    """First 32 hex digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 def digest(value: Any) -> str:
-    """First 32 hex digits of the SHA-256 of a JSON value in canonical form.
+    """`digest_of` a JSON value in canonical form.
 
     >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
     True
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return digest_of(canonical(value))
 
 
 @dataclass(frozen=True)
@@ -54,6 +80,11 @@ class Choice:
         (('rank', 8),)
         """
         return Choice(method, tuple(sorted(settings.items())))
+
+    @cached_property
+    def text(self) -> str:
+        """Method and settings in canonical form; 1, 1.0 and True, which are equal, differ here."""
+        return canonical({"method": self.method, **dict(self.settings)})
 
 
 @dataclass(frozen=True)
@@ -93,10 +124,10 @@ class Configuration:
         merged = {**dict(self.choices), **choices}
         return Configuration.of(**{slot: c for slot, c in merged.items() if c is not None})
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """A name for the meaning of this configuration; see `digest`."""
-        return digest(self.to_json())
+        """A name for the meaning of this configuration: the digest of `to_json`."""
+        return digest_of(joined({slot: choice.text for slot, choice in self.choices}))
 
     def to_json(self) -> dict[str, dict[str, Any]]:
         """`{slot: {"method": name, knob: value, ...}}`, JSON-ready."""

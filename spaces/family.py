@@ -8,10 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from functools import lru_cache, partial
+from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import ModelError
-from .profile import Attention, FeedForward, Group, Head, Layer, Profile, Weight, is_thin
+from .profile import (
+    REMEMBERED,
+    Attention,
+    FeedForward,
+    Group,
+    Head,
+    Layer,
+    Profile,
+    Section,
+    Weight,
+    is_thin,
+)
 
 Kind = Literal["encoder", "decoder"]
 Role = Literal[
@@ -32,6 +44,14 @@ WIDEN: Final = "widen"
 """The two thin matrices in the place of one, by their paths below its own: `widen @ narrow`."""
 
 
+class Biases(NamedTuple):
+    """Which matrices of a block have one."""
+
+    qkv: bool
+    output: bool
+    ffn: bool
+
+
 @dataclass(frozen=True)
 class SizeKeys:
     """The keys of config.json that hold a model's sizes. None: the family has no such size."""
@@ -47,7 +67,7 @@ class SizeKeys:
     vocabulary: str = "vocab_size"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family:
     """One row of `families.FAMILIES`.
 
@@ -192,27 +212,31 @@ class Family:
         # RoBERTa counts positions from the padding's number onwards.
         return rows - (int(extra["pad_token_id"]) + 1 if self.positions_after_padding else 0)
 
-    def weights(self, profile: Profile) -> tuple[Weight, ...]:
-        """Every parameter tensor of the model that `build` makes of a profile, tied ones once.
+    def sections(self, profile: Profile) -> tuple[Section, ...]:
+        """Every parameter tensor of the model that `build` makes of a profile, by where it stands.
+
+        Tables, blocks, the norm behind them, head, adapters; tied tensors once.
 
         Raises:
             ModelError: the family cannot hold this structure.
         """
         self._check(profile)
-        own = [*self._embedding_weights(profile)]
-        for index, layer in enumerate(profile.layers):
-            own.extend(self._layer_weights(profile, index, layer))
-        if self.final_norm is not None:
-            own.extend(self._norm(self.final_norm, profile.width, None))
-        own.extend(self._head_weights(profile))
+        biases, width = self._biases(profile.extra), profile.width
+        rows = tuple(profile.rows(table) for table in self.tables)
+        blocks = enumerate(profile.layers)
+        own = [
+            self._tables(rows, width),
+            *(self._block(width, biases, index, layer) for index, layer in blocks),
+            self._outer_norm(width),
+            self._head(width, profile.head),
+        ]
         for adapter in profile.adapters:
-            wraps = frozenset(adapter.wraps)
-            own = [_wrapped(weight, wraps) for weight in own]
-        return (*own, *(w for adapter in profile.adapters for w in adapter.weights))
+            wraps = _one(adapter.wraps)
+            own = [_wrapped(section, wraps) for section in own]
+        return (*own, *(adapter.section for adapter in profile.adapters))
 
     def _check(self, profile: Profile) -> None:
-        parts = [layer.attention for layer in profile.layers if layer.attention is not None]
-        widths = {attention.head_width for attention in parts}
+        widths = {layer.attention.head_width for layer in profile.layers if layer.attention}
         if self.rope and len(widths) > 1:
             raise ModelError(
                 f"{self.name} rotates every head alike, so heads of {sorted(widths)} cannot be "
@@ -230,37 +254,54 @@ class Family:
                 f"words of it; a table of {profile.word_rows} rows is for classification only"
             )
 
-    def _embedding_weights(self, profile: Profile) -> Iterator[Weight]:
-        for rows, path in self.tables.items():
-            shape = (profile.rows(rows), profile.width)
-            yield Weight(f"{path}.weight", shape, "embeddings", "table")
-        if self.embedding_norm is not None:
-            yield from self._norm(self.embedding_norm, profile.width, None)
+    @lru_cache(maxsize=256)  # noqa: B019 - families are rows of a table, never made in a search
+    def _biases(self, extra: tuple[tuple[str, Any], ...]) -> Biases:
+        told = dict(extra)
+        flags = (self.qkv_bias, self.output_bias, self.ffn_bias)
+        return Biases(*(f if isinstance(f, bool) else bool(told.get(f, False)) for f in flags))
 
-    def _layer_weights(self, profile: Profile, index: int, layer: Layer) -> Iterator[Weight]:
-        width = profile.width
+    @lru_cache(maxsize=1024)  # noqa: B019
+    def _tables(self, rows: tuple[int, ...], width: int) -> Section:
+        return Section(partial(self._table_weights, rows, width))
+
+    def _table_weights(self, rows: tuple[int, ...], width: int) -> Iterator[Weight]:
+        for count, path in zip(rows, self.tables.values(), strict=True):
+            yield Weight(f"{path}.weight", (count, width), "embeddings", "table")
+        if self.embedding_norm is not None:
+            yield from self._norm(self.embedding_norm, width, None)
+
+    @lru_cache(maxsize=REMEMBERED)  # noqa: B019
+    def _block(self, width: int, biases: Biases, index: int, layer: Layer) -> Section:
+        inner = 0
         if layer.attention is not None:
-            yield from self._attention_weights(profile, index, layer.attention)
+            self._check_heads(layer.attention, index)
+            inner = layer.attention.heads * layer.attention.head_width
+        make = partial(self._layer_weights, width, biases, index, layer)
+        model = self._block(width, biases, 0, layer) if index else None
+        return Section(make, index, inner, model)
+
+    def _layer_weights(
+        self, width: int, biases: Biases, index: int, layer: Layer
+    ) -> Iterator[Weight]:
+        if layer.attention is not None:
+            yield from self._attention_weights(width, biases, index, layer.attention)
             yield from self._norm(self.path("attention.norm", index), width, index)
         if layer.feed_forward is not None:
             hidden, rank = layer.feed_forward.width, layer.feed_forward.rank
-            bias = _flag(profile, self.ffn_bias)
             rising: tuple[Role, ...] = ("ffn.gate", "ffn.up") if self.gated else ("ffn.up",)
             for role in rising:
                 path = self.path(role, index)
-                yield from self._matrix(path, width, hidden, bias, "ffn", index, rank)
+                yield from self._matrix(path, width, hidden, biases.ffn, "ffn", index, rank)
             down = self.path("ffn.down", index)
-            yield from self._matrix(down, hidden, width, bias, "ffn", index, rank)
+            yield from self._matrix(down, hidden, width, biases.ffn, "ffn", index, rank)
             yield from self._norm(self.path("ffn.norm", index), width, index)
 
     def _attention_weights(
-        self, profile: Profile, index: int, attention: Attention
+        self, width: int, biases: Biases, index: int, attention: Attention
     ) -> Iterator[Weight]:
-        self._check_heads(attention, index)
-        width, rank = profile.width, attention.rank
+        rank = attention.rank
         inner = attention.heads * attention.head_width
         inner_kv = attention.kv_heads * attention.head_width
-        bias = _flag(profile, self.qkv_bias)
         outs: dict[Role, int] = {
             "attention.query": inner,
             "attention.key": inner_kv,
@@ -271,9 +312,9 @@ class Family:
             path = self.path(role, index)
             merged[path] = merged.get(path, 0) + out
         for path, out in merged.items():
-            yield from self._matrix(path, width, out, bias, "attention", index, rank)
-        path, bias = self.path("attention.output", index), _flag(profile, self.output_bias)
-        yield from self._matrix(path, inner, width, bias, "attention", index, rank)
+            yield from self._matrix(path, width, out, biases.qkv, "attention", index, rank)
+        path = self.path("attention.output", index)
+        yield from self._matrix(path, inner, width, biases.output, "attention", index, rank)
         for name in self.head_norms:
             path = f"{self.layer}.{index}.{name}"
             yield from self._norm(path, attention.head_width, index)
@@ -291,8 +332,16 @@ class Family:
                 f"key-value heads must be {heads}"
             )
 
-    def _head_weights(self, profile: Profile) -> Iterator[Weight]:
-        width, head = profile.width, profile.head
+    @lru_cache(maxsize=1024)  # noqa: B019
+    def _outer_norm(self, width: int) -> Section:
+        path = self.final_norm
+        return Section(lambda: () if path is None else self._norm(path, width, None))
+
+    @lru_cache(maxsize=1024)  # noqa: B019
+    def _head(self, width: int, head: Head) -> Section:
+        return Section(partial(self._head_weights, width, head))
+
+    def _head_weights(self, width: int, head: Head) -> Iterator[Weight]:
         if head.kind == "language-modelling":
             if not head.tied:
                 yield from self._matrix(self.language_head, width, head.outputs, False, "head")
@@ -345,10 +394,6 @@ def _size(
     return value
 
 
-def _flag(profile: Profile, flag: bool | str) -> bool:
-    return flag if isinstance(flag, bool) else bool(dict(profile.extra).get(flag, False))
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Nested keys joined by dots, lists as tuples: a form that can be hashed."""
     for key, value in values.items():
@@ -358,8 +403,23 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", tuple(value) if isinstance(value, list) else value
 
 
-def _wrapped(weight: Weight, wraps: frozenset[str]) -> Weight:
-    """A weight under the name that it has once an adapter wraps these modules."""
+@lru_cache(maxsize=1024)
+def _one(wraps: tuple[str, ...]) -> frozenset[str]:
+    """The same set for the same paths: sets that are one are quickly seen to be equal."""
+    return frozenset(wraps)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _wrapped(section: Section, wraps: frozenset[str]) -> Section:
+    """A section under the names that it has once an adapter wraps these modules."""
+
+    def make() -> Iterator[Weight]:
+        return (_renamed(weight, wraps) for weight in section.weights)
+
+    return Section(make, section.layer, section.inner, section.alike)
+
+
+def _renamed(weight: Weight, wraps: frozenset[str]) -> Weight:
     path, _, leaf = weight.name.rpartition(".")
     if path not in wraps:
         return weight

@@ -2,6 +2,7 @@
 
 Each slot's technique contributes steps; they are sorted by phase, folded over the subject's paper,
 and named by keys. The graph feeds legality, quotes, features, cost and execution alike.
+Configurations that begin alike share their first moves, papers and keys.
 
     key = H(step, version, settings, input keys, what it reads, seed if it draws, environment)
 """
@@ -11,18 +12,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from ..errors import StepFailed
-from .configuration import SLOTS, Choice, Configuration, Settings, digest
+from .configuration import (
+    SLOTS,
+    Choice,
+    Configuration,
+    Settings,
+    canonical,
+    digest_of,
+    joined,
+)
 from .paper import Paper
 from .profile import Profile
+from .recent import Recent
 from .recipe import BASELINE, SELF, Recipe
 from .slots import Slot, slots
 from .steps import Change, Key, Phase, Step, kind_of
-from .technique import Canonical, Targets, Technique
+from .technique import Targets, Technique, is_canonical
+
+MOVES: Final = 8192
+"""Moves, and as many keys, that a subject remembers: a few tens of megabytes."""
+
+_PLACE: Final = {slot: place for place, slot in enumerate(SLOTS)}
 
 
 @dataclass(frozen=True)
@@ -54,10 +69,30 @@ class Subject:
     seed: int = 0
     teacher_seed: int | None = None
 
-    @property
+    @cached_property
     def paper(self) -> Paper:
         """The given model, untouched."""
         return Paper(profile=self.profile, recipe=self.recipe)
+
+    @cached_property
+    def surroundings(self) -> str:
+        """The environment in canonical form."""
+        return canonical(self.environment)
+
+    @cached_property
+    def start(self) -> Move:
+        """The first move of every walk."""
+        return Move("model", self.load, self.paper, self.load.on_paper(self.paper), None)
+
+    @cached_property
+    def moves(self) -> Recent[Move | Objections]:
+        """What came after a move, by the move, the choice and the place of the step in it."""
+        return Recent(MOVES)
+
+    @cached_property
+    def stretches(self) -> Recent[Stretch]:
+        """What moves were named, by move and rung."""
+        return Recent(MOVES)
 
     @cached_property
     def teacher(self) -> tuple[Node, ...]:
@@ -68,14 +103,48 @@ class Subject:
         return nodes[: trains[-1] + 1] if trains else nodes[:1]
 
 
-@dataclass(frozen=True)
+Objections = tuple[str, ...]
+"""Why something is illegal, each with what to do; empty: it is legal."""
+
+
+@dataclass(frozen=True, eq=False)
 class Move:
-    """One step in its place on a walk: the paper before and after it, and whose it is."""
+    """One step in its place on a walk: the paper before and after it, and whose it is.
+
+    Walks that begin alike share their moves, each of which equals itself alone.
+
+    Args:
+        previous: the move before it, None for the first.
+    """
 
     slot: str
     step: Step
     before: Paper
     after: Paper
+    previous: Move | None
+
+    @property
+    def line(self) -> tuple[Move, ...]:
+        """All moves up to this one."""
+        line = [self]
+        while line[-1].previous is not None:
+            line.append(line[-1].previous)
+        return tuple(reversed(line))
+
+    @property
+    def trains(self) -> bool:
+        """Gradients flow in it."""
+        return kind_of(type(self.step)) == "train"
+
+    @property
+    def is_long(self) -> bool:
+        """It is a training that a budget counts: short recoveries are not, which cost little."""
+        return self.trains and self.step.phase < Phase.RECOVERY_TRAIN
+
+    @cached_property
+    def told(self) -> str:
+        """What the step was told, in canonical form."""
+        return canonical(dict(self.step.settings))
 
 
 @dataclass(frozen=True)
@@ -88,12 +157,46 @@ class Walk:
     """
 
     moves: tuple[Move, ...]
-    objections: tuple[str, ...]
+    objections: Objections
 
     @property
     def paper(self) -> Paper:
         """The candidate on paper, at the end."""
         return self.moves[-1].after
+
+
+class Turn(NamedTuple):
+    """A step that a walk is to take.
+
+    Args:
+        slot: whose it is. choice: what the slot holds, in canonical form.
+        place: of the step among the technique's. first: it is the slot's first one on the walk.
+    """
+
+    slot: str
+    choice: str
+    place: int
+    first: bool
+    technique: Technique
+    settings: Settings
+    step: Step
+
+
+class Stretch(NamedTuple):
+    """What a move is named, and all that later names depend on.
+
+    Args:
+        nodes: of this move.
+        inputs: the candidate behind it. line: the same if trainings had one rung.
+        own: the candidate as its last long training left it.
+        trained: a training came before.
+    """
+
+    nodes: tuple[Node, ...] = ()
+    inputs: tuple[Key, ...] = ()
+    line: tuple[Key, ...] = ()
+    own: tuple[Key, ...] = ()
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,27 +285,18 @@ def walk(configuration: Configuration, subject: Subject) -> Walk:
 
     Each technique is asked for objections with the paper as it stands just before its first step.
     """
-    plan: list[tuple[str, Technique, Settings, Step]] = []
-    objections: list[str] = []
-    for slot, technique, settings in _techniques(configuration, subject.paper):
-        steps = technique.steps(subject.paper, settings)
-        plan += [(slot, technique, settings, step) for step in steps]
-        if not steps:
-            objections += _object(slot, technique, settings, subject.paper, subject.targets)
-    plan.sort(key=lambda row: (row[3].phase, SLOTS.index(row[0])))
-    paper, asked = subject.load.on_paper(subject.paper), set[str]()
-    moves = [Move("model", subject.load, subject.paper, paper)]
-    for slot, technique, settings, step in plan:
-        if slot not in asked:
-            asked.add(slot)
-            objections += _object(slot, technique, settings, paper, subject.targets)
-        if objections:
+    turns, objections = _turns(configuration, subject)
+    last = subject.start
+    for turn in turns:
+        key = (last, turn.slot, turn.choice, turn.place)
+        found = subject.moves.get(key, partial(_next, last, turn, subject))
+        if not isinstance(found, Move):
+            objections += found
+        if objections or not isinstance(found, Move):
             break
-        after = step.on_paper(paper)
-        moves.append(Move(slot, step, paper, after))
-        paper = after
-    objections += [] if objections else _taught_by_themselves(moves)
-    return Walk(tuple(moves), tuple(objections))
+        last = found
+    moves = last.line
+    return Walk(moves, tuple(objections or _taught_by_themselves(moves)))
 
 
 def lower(configuration: Configuration, subject: Subject, rung: int | None = None) -> Graph:
@@ -223,7 +317,7 @@ def lower(configuration: Configuration, subject: Subject, rung: int | None = Non
     path = walk(configuration, subject)
     if path.objections:
         raise StepFailed("illegal", "; ".join(path.objections))
-    return Graph(tuple(_nodes(path, subject, _top(subject) if rung is None else rung)))
+    return Graph(tuple(_nodes(path.moves, subject, _top(subject) if rung is None else rung)))
 
 
 def trainings(path: Walk, subject: Subject) -> tuple[str, ...]:
@@ -231,22 +325,45 @@ def trainings(path: Walk, subject: Subject) -> tuple[str, ...]:
 
     Nothing behind the last of them is named: a search asks this of every candidate it looks at.
     """
-    long = [i for i, move in enumerate(path.moves) if _is_long(move)]
-    nodes = _nodes(Walk(path.moves[: long[-1] + 1 if long else 0], ()), subject, _top(subject))
-    learns = [move.before.recipe.teacher for move in path.moves if _trains(move)]
-    taught = BASELINE in learns
-    needed = [*nodes, *(subject.teacher if taught else ())]
+    long = [place for place, move in enumerate(path.moves) if move.is_long]
+    nodes = _nodes(path.moves[: long[-1] + 1 if long else 0], subject, _top(subject))
+    needed = [*nodes, *(subject.teacher if _are_taught(path.moves) else ())]
     return tuple(dict.fromkeys(node.training for node in needed if node.training))
+
+
+def _turns(configuration: Configuration, subject: Subject) -> tuple[list[Turn], list[str]]:
+    """The steps in the order of a walk, and what techniques without any object to."""
+    paper, turns, objections = subject.paper, list[Turn](), list[str]()
+    for slot, choice, technique, settings in _techniques(configuration, paper):
+        steps = technique.steps(paper, settings)
+        if not steps:
+            objections += _object(slot, technique, settings, paper, subject.targets)
+        order = sorted(range(len(steps)), key=lambda place: steps[place].phase)
+        for place in order:
+            first = place == order[0]
+            turns.append(Turn(slot, choice, place, first, technique, settings, steps[place]))
+    turns.sort(key=lambda turn: (turn.step.phase, _PLACE[turn.slot]))
+    return turns, objections
+
+
+def _next(last: Move, turn: Turn, subject: Subject) -> Move | Objections:
+    """What follows a move: another, or objections where a slot's first step may not be taken."""
+    paper, slot = last.after, turn.slot
+    if turn.first:
+        objections = _object(slot, turn.technique, turn.settings, paper, subject.targets)
+        if objections:
+            return tuple(objections)
+    return Move(slot, turn.step, paper, turn.step.on_paper(paper), last)
 
 
 def _taught_by_themselves(moves: Sequence[Move]) -> list[str]:
     """The objection where a candidate is its own teacher and has lost nothing meanwhile."""
     whole = moves[0].after.profile
     for move in moves:
-        if _is_long(move):
+        if move.is_long:
             whole = move.after.profile
         elif (
-            _trains(move)
+            move.trains
             and move.before.recipe.teacher == SELF
             # Adapters that were merged since change nothing that could be taught.
             and replace(move.before.profile, adapters=()) == replace(whole, adapters=())
@@ -259,55 +376,54 @@ def _taught_by_themselves(moves: Sequence[Move]) -> list[str]:
     return []
 
 
-def _trains(move: Move) -> bool:
-    return kind_of(type(move.step)) == "train"
-
-
-def _is_long(move: Move) -> bool:
-    # Short recoveries are not counted as trainings: the budget bounds what costs minutes.
-    return _trains(move) and move.step.phase < Phase.RECOVERY_TRAIN
+def _are_taught(moves: Sequence[Move]) -> bool:
+    """The baseline teaches somewhere."""
+    return any(move.before.recipe.teacher == BASELINE for move in moves if move.trains)
 
 
 def _top(subject: Subject) -> int:
     return len(subject.rungs) - 1
 
 
-def _nodes(path: Walk, subject: Subject, rung: int) -> list[Node]:
-    nodes: list[Node] = []
-    inputs: tuple[Key, ...] = ()
-    line: tuple[Key, ...] = ()  # what `inputs` would be if trainings had one rung
-    own: tuple[Key, ...] = ()  # the candidate as its last long training left it
-    trained = False
-    for move in path.moves:
-        teacher = move.before.recipe.teacher
-        kind = kind_of(type(move.step))
-        if kind == "train":
-            extra: tuple[Key, ...] = ()
-            if teacher == SELF:
-                extra = own
-                move = _with_teacher(move, own[0])
-            elif teacher == BASELINE:
-                made = subject.teacher
-                nodes = list({node.key: node for node in [*made, *nodes]}.values())
-                extra = (made[-1].key,)
-                move = _with_teacher(move, made[-1].key)
-            name = _key(move, (*line, *extra), subject) if _is_long(move) else None
-            shares = subject.rungs[rung if trained else 0 : rung + 1]
-            steps = (math.ceil(share * move.before.recipe.total_steps) for share in shares)
-            for until in dict.fromkeys(steps):  # two rungs of as many steps are one stage
-                node = _node(move, (*inputs, *extra), subject, until)
-                nodes.append(replace(node, training=name))
-                inputs = (node.key,)
-            own = inputs if _is_long(move) else own
-            line = (name,) if name else line
-            trained = True
-        elif kind in ("change", "deploy"):
-            node = _node(move, inputs, subject)
-            nodes.append(node)
-            inputs = (node.key,)
-            line = (_key(move, line, subject),) if trained else inputs
-            own = own or inputs
-    return nodes
+def _nodes(moves: Sequence[Move], subject: Subject, rung: int) -> list[Node]:
+    nodes = [n for move in moves for n in _named(move, subject, rung).nodes]
+    if not _are_taught(moves):
+        return nodes
+    return list({node.key: node for node in [*subject.teacher, *nodes]}.values())
+
+
+def _named(move: Move, subject: Subject, rung: int) -> Stretch:
+    return subject.stretches.get((move, rung), partial(_name, move, subject, rung))
+
+
+def _name(move: Move, subject: Subject, rung: int) -> Stretch:
+    before = Stretch() if move.previous is None else _named(move.previous, subject, rung)
+    kind = kind_of(type(move.step))
+    if kind == "train":
+        return _training(move, before, subject, rung)
+    if kind not in ("change", "deploy"):
+        return before._replace(nodes=())
+    node = _node(move, before.inputs, subject)
+    inputs = (node.key,)
+    line = (_key(move, before.line, subject),) if before.trained else inputs
+    return Stretch((node,), inputs, line, before.own or inputs, before.trained)
+
+
+def _training(move: Move, before: Stretch, subject: Subject, rung: int) -> Stretch:
+    teacher, extra = move.before.recipe.teacher, tuple[Key, ...]()
+    if teacher in (SELF, BASELINE):
+        extra = before.own if teacher == SELF else (subject.teacher[-1].key,)
+        move = _with_teacher(move, extra[0])
+    name = _key(move, (*before.line, *extra), subject) if move.is_long else None
+    shares = subject.rungs[rung if before.trained else 0 : rung + 1]
+    steps = (math.ceil(share * move.before.recipe.total_steps) for share in shares)
+    nodes, inputs = list[Node](), before.inputs
+    for until in dict.fromkeys(steps):  # two rungs of as many steps are one stage
+        node = _node(move, (*inputs, *extra), subject, until)
+        nodes.append(replace(node, training=name))
+        inputs = (node.key,)
+    line = (name,) if name else before.line
+    return Stretch(tuple(nodes), inputs, line, inputs if move.is_long else before.own, True)
 
 
 def _same(one: Node, other: Node) -> bool:
@@ -333,42 +449,48 @@ def _key(
     move: Move, inputs: tuple[Key, ...], subject: Subject, until_step: int | None = None
 ) -> Key:
     step = move.step
-    return digest(
-        {
-            "step": step.name,
-            "version": step.version,
-            "settings": dict(step.settings),
-            "inputs": inputs,
-            "reads": {name: _read(name, move.before, subject) for name in sorted(step.reads)},
-            "seed": subject.seed if step.draws else None,
-            "until": until_step,
-            "environment": subject.environment,
-        }
-    )
+    texts = {
+        "step": _scalar(step.name),
+        "version": _scalar(step.version),
+        "settings": move.told,
+        "inputs": canonical(inputs),
+        "reads": joined({name: _read(name, move.before, subject) for name in step.reads}),
+        "seed": _scalar(subject.seed if step.draws else None),
+        "until": _scalar(until_step),
+        "environment": subject.surroundings,
+    }
+    return digest_of(joined(texts))
 
 
-def _read(name: str, paper: Paper, subject: Subject) -> Any:
+@lru_cache(maxsize=1024, typed=True)
+def _scalar(value: str | int | None) -> str:
+    return canonical(value)
+
+
+def _read(name: str, paper: Paper, subject: Subject) -> str:
     if name == "recipe":
-        return paper.recipe.to_json()
+        return paper.recipe.text
     if name == "formats":
         formats, layers = paper.profile.formats, paper.profile.by_layer
         read: list[Any] = [[group, vars(fmt)] for group, fmt in formats]
         # left out where there is none: what was made before keeps its key
-        return read + [[group, [vars(fmt) for fmt in forms]] for group, forms in layers]
-    return subject.digests[name]
+        read += [[group, [vars(fmt) for fmt in forms]] for group, forms in layers]
+        return canonical(read)
+    return _scalar(subject.digests[name])
 
 
 def _techniques(
     configuration: Configuration, paper: Paper
-) -> Iterator[tuple[str, Technique, Settings]]:
+) -> Iterator[tuple[str, str, Technique, Settings]]:
+    """Slot, choice in canonical form, technique and settings of all that does something."""
     table = slots()
     for name in SLOTS:
         slot, choice = table[name], configuration.get(name)
         if choice is not None:
-            yield name, slot.technique(choice.method), dict(choice.settings)
+            yield name, choice.text, slot.technique(choice.method), dict(choice.settings)
         elif slot.off in slot.techniques:
             # "As it is" that still does something: every candidate is deployed to some runtime.
-            yield name, slot.techniques[slot.off], _defaults(slot, paper)
+            yield name, "", slot.techniques[slot.off], _defaults(slot, paper)
 
 
 def _defaults(slot: Slot, paper: Paper) -> Settings:
@@ -399,13 +521,13 @@ def plain(configuration: Configuration) -> Configuration:
 
 def _canonical(slot: Slot, choice: Choice) -> Choice:
     technique = slot.techniques.get(choice.method)
-    if not isinstance(technique, Canonical):
+    if not is_canonical(technique):
         return choice
     return Choice.of(choice.method, **technique.canonical(dict(choice.settings)))
 
 
 def _after(choice: Choice) -> Choice:
     settings = dict(choice.settings)
-    if "when" in settings:
-        settings["when"] = "after"
-    return Choice.of(choice.method, **settings)
+    if settings.get("when", "after") == "after":
+        return choice
+    return Choice.of(choice.method, **{**settings, "when": "after"})

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final, get_args
+from typing import Final, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,27 @@ def _structure(profile: Profile) -> tuple[float, ...]:
         profile.head.outputs if profile.head.kind == "language-modelling" else 0,
         _bits(profile),
         profile.sparsity,
-        profile.adapters,
+        _added(profile.adapters),
+    )
+
+
+class _Added(NamedTuple):
+    """What adapters add, all together."""
+
+    weights: int
+    flops: int
+    modules: int
+    rank: float
+
+
+def _added(adapters: Sequence[Adapter]) -> _Added:
+    ranks = [float(dict(adapter.settings).get("rank", 0)) for adapter in adapters]
+    macs = [adapter.beside for adapter in adapters]
+    return _Added(
+        sum(adapter.section.parameters for adapter in adapters),
+        2 * sum(TOKENS * m.get("token", 0) + m.get("pass", 0) for m in macs),
+        sum(len(adapter.wraps) for adapter in adapters),
+        max(ranks, default=0.0),
     )
 
 
@@ -128,7 +148,7 @@ def _sizes(
     outputs: int,
     formats: tuple[tuple[Group, float], ...],
     sparsity: tuple[tuple[Group, Sparsity], ...],
-    adapters: tuple[Adapter, ...],
+    adapters: _Added,
 ) -> tuple[float, ...]:
     attention, kv, ffn, gated = _per_layer(layers)
     whole = {
@@ -143,16 +163,14 @@ def _sizes(
         "ffn": whole["ffn"] - saved["ffn"],
         "head": stored_outputs * width,
     }
-    added = sum(weight.count for adapter in adapters for weight in adapter.weights)
+    added = adapters.weights
     products = counts["attention"] + counts["ffn"] + outputs * width + added
-    beside = sum(product.flops(TOKENS) for adapter in adapters for product in adapter.products)
-    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention)) + beside
+    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention)) + adapters.flops
     bits, zeros = dict(formats), {group: found.share for group, found in sparsity}
     stored = [
         _stored_bits(counts[group], bits.get(group, 32), zeros.get(group, 0.0)) / 8
         for group in _STORED
     ]
-    ranks = [dict(adapter.settings).get("rank", 0) for adapter in adapters]
     return (
         math.log(sum(counts.values()) + added + 1),
         math.log(flops + 1),
@@ -176,8 +194,8 @@ def _sizes(
         *(zeros.get(group, 0.0) for group in _STORED),
         *thin.values(),
         math.log1p(added),
-        float(sum(len(adapter.wraps) for adapter in adapters)),
-        math.log1p(max((float(rank) for rank in ranks), default=0.0)),
+        float(adapters.modules),
+        math.log1p(adapters.rank),
     )
 
 

@@ -8,11 +8,14 @@ module of exactly this structure. FLOP = 2 x multiply-accumulate; matrix product
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import Any, Literal
+from functools import cached_property, lru_cache
+from itertools import chain
+from typing import Any, Final, Literal
+
+from .sections import Per, Section, Term, products_of, term_of, total
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
 FormatName = Literal["fp32", "bf16", "fp16", "int8", "int8_static", "int4", "int3"]
@@ -27,6 +30,9 @@ BITS: dict[FormatName, int] = {
     "int3": 3,
 }
 """Bits of one stored weight, scales apart."""
+
+REMEMBERED: Final = 8192
+"""Blocks that a memory of blocks holds at most: those of a search are made of few numbers."""
 
 WHOLE: frozenset[FormatName] = frozenset({"int8", "int8_static", "int4", "int3"})
 """Formats of whole numbers with scales."""
@@ -49,6 +55,9 @@ class Format:
     def bits(self) -> int:
         """Bits of one stored weight, scales apart."""
         return BITS[self.name]
+
+
+_PLAIN: Final = Format()
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,17 @@ class Layer:
     attention: Attention | None
     feed_forward: FeedForward | None
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Memories are asked for every block of every candidate. Of numbers alone, so that it is the
+        # same in another process, which may get a layer together with its hash.
+        a, f = self.attention, self.feed_forward
+        attention = (a.heads, a.kv_heads, a.head_width, a.rank or 0) if a else ()
+        return hash((attention, (f.width, f.gated, f.rank or 0) if f else ()))
+
 
 @dataclass(frozen=True)
 class Head:
@@ -154,10 +174,7 @@ class Weight:
     @property
     def count(self) -> int:
         """Elements."""
-        total = 1
-        for side in self.shape:
-            total *= side
-        return total
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -207,6 +224,45 @@ class Adapter:
     weights: tuple[Weight, ...]
     products: tuple[Product, ...] = ()
     reads_weights: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _fields_of(self)
+
+    @cached_property
+    def section(self) -> Section:
+        """Its weights."""
+        return Section(lambda: self.weights)
+
+    @cached_property
+    def beside(self) -> Mapping[Per, int]:
+        """Multiply-accumulates of its `products`."""
+        return total(products_of(self))
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """How weights are stored; profiles of the same formats and zeros share one.
+
+    Args:
+        formats, sparsity: by group. by_layer: where the layers of a group differ.
+    """
+
+    formats: Mapping[Group, Format]
+    by_layer: Mapping[Group, tuple[Format, ...]]
+    sparsity: Mapping[Group, Sparsity]
+
+    def format_of(self, group: Group, layer: int | None = None) -> Format:
+        """The declared format of a group, or of one of its layers."""
+        if layer is not None and group in self.by_layer:
+            return self.by_layer[group][layer]
+        return self.formats.get(group, _PLAIN)
+
+    def zeros(self, weight: Weight) -> int:
+        """Zeros in every row of a weight: matrices of sparse groups have some, nothing else has."""
+        found = self.sparsity.get(weight.group)
+        if found is None or weight.role != "matrix":
+            return 0
+        return found.zeros(weight.shape[weight.input_axis])
 
 
 @dataclass(frozen=True)
@@ -265,6 +321,9 @@ class Profile:
     extra: tuple[tuple[str, Any], ...] = field(default=())
     word_rows: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return _fields_of(self)
+
     def rows(self, table: str) -> int:
         """Rows of an embedding table: `vocabulary`, `positions` or `token_types`."""
         if table == "vocabulary" and self.word_rows is not None:
@@ -273,11 +332,7 @@ class Profile:
 
     def format_of(self, group: Group, layer: int | None = None) -> Format:
         """The declared format of a group, or of one of its layers."""
-        if layer is not None and self.by_layer:
-            layers = dict(self.by_layer).get(group)
-            if layers is not None:
-                return layers[layer]
-        return dict(self.formats).get(group, Format())
+        return self.storage.format_of(group, layer)
 
     def declared(self) -> tuple[tuple[Group, Format], ...]:
         """Every format of every group that is declared, each once."""
@@ -307,10 +362,33 @@ class Profile:
 
     def zeros(self, weight: Weight) -> int:
         """Zeros in every row of a weight: matrices of sparse groups have some, nothing else has."""
-        found = dict(self.sparsity).get(weight.group)
-        if found is None or weight.role != "matrix":
-            return 0
-        return found.zeros(weight.shape[weight.input_axis])
+        return self.storage.zeros(weight)
+
+    @cached_property
+    def storage(self) -> Storage:
+        """How its weights are stored."""
+        return _storage(self.formats, self.by_layer, self.sparsity)
+
+    @cached_property
+    def sections(self) -> tuple[Section, ...]:
+        """The weights by where they stand, those of adapters last.
+
+        Raises:
+            ModelError: the family is unknown, or cannot hold this structure.
+        """
+        # Imported here: a family makes profiles, and a profile asks its family for names.
+        from .families import family_of
+
+        return family_of(self.family).sections(self)
+
+    @cached_property
+    def macs(self) -> Mapping[Per, int]:
+        """Multiply-accumulates of all its products, by what they are made for."""
+        found: dict[Per, int] = dict(total(_beside(self)))
+        for section in self.sections[: _own(self)]:
+            for per, count in section.macs.items():
+                found[per] = found.get(per, 0) + count
+        return found
 
     def weights(self) -> tuple[Weight, ...]:
         """Every parameter tensor of the built module; tied tensors once.
@@ -318,7 +396,7 @@ class Profile:
         Raises:
             ModelError: the family is unknown, or cannot hold this structure.
         """
-        return _weights(self)
+        return tuple(chain.from_iterable(section.weights for section in self.sections))
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is its inverse."""
@@ -366,23 +444,28 @@ def _adapter(data: Mapping[str, Any]) -> Adapter:
     )
 
 
+def _fields_of(data: Adapter | Profile) -> dict[str, Any]:
+    """What is copied and sent to other processes: what is remembered beside it is made anew."""
+    return {entry.name: getattr(data, entry.name) for entry in fields(data)}
+
+
 def _tuples(value: Any) -> Any:
     """A JSON value with its lists as tuples, so that a profile can be hashed."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-@lru_cache(maxsize=512)
-def _weights(profile: Profile) -> tuple[Weight, ...]:
-    # Not kept with the profile: a search looks at thousands, and each has hundreds of weights.
-    # Imported here: a family makes profiles, and a profile asks its family for names.
-    from .families import family_of
-
-    return family_of(profile.family).weights(profile)
+@lru_cache(maxsize=1024)
+def _storage(
+    formats: tuple[tuple[Group, Format], ...],
+    by_layer: tuple[tuple[Group, tuple[Format, ...]], ...],
+    sparsity: tuple[tuple[Group, Sparsity], ...],
+) -> Storage:
+    return Storage(dict(formats), dict(by_layer), dict(sparsity))
 
 
 def parameters(profile: Profile) -> int:
     """Elements of all parameter tensors, tied ones once."""
-    return sum(weight.count for weight in profile.weights())
+    return sum(section.parameters for section in profile.sections)
 
 
 def trainable_parameters(profile: Profile, patterns: Sequence[str]) -> int:
@@ -420,24 +503,11 @@ def operators(
         context: positions that are attended to, per text; None: `tokens`.
         last_only: a language-modelling head answers for each text's last position alone.
     """
-    answered = _answered(profile, tokens, last_only)
-    head_paths = _head_paths(profile)
-    products = []
-    for weight in _multiplied(profile):
-        in_head = weight.group == "head" or weight.name.startswith(head_paths)
-        flops = 2 * batch * (answered if in_head else tokens) * weight.count
-        kind = "adapter" if weight.group == "adapter" else "linear"
-        products.append(Operator(kind, weight.group, weight.layer, flops, weight.name))
-    for product in (p for adapter in profile.adapters for p in adapter.products):
-        flops = product.flops(batch * tokens)
-        products.append(Operator("adapter", "adapter", product.layer, flops))
-    for index, layer in enumerate(profile.layers):
-        if layer.attention is not None:
-            inner = layer.attention.heads * layer.attention.head_width
-            flops = 2 * batch * tokens * (tokens if context is None else context) * inner
-            for kind in ("attention_scores", "attention_values"):
-                products.append(Operator(kind, "attention", index, flops))
-    return tuple(products)
+    times = _times(profile, batch, tokens, context, last_only)
+    return tuple(
+        Operator(term.kind, term.group, term.layer, 2 * term.macs * times[term.per], term.weight)
+        for term in _terms(profile)
+    )
 
 
 def forward_flops(profile: Profile, batch: int, tokens: int, *, last_only: bool = False) -> int:
@@ -450,7 +520,7 @@ def forward_flops(profile: Profile, batch: int, tokens: int, *, last_only: bool 
         last_only: a language-modelling head answers for each text's last position alone, as
             when a prompt is read before writing.
     """
-    return sum(op.flops for op in operators(profile, batch, tokens, last_only=last_only))
+    return _flops(profile, _times(profile, batch, tokens, None, last_only))
 
 
 def decode_flops(profile: Profile, context: int, *, batch: int = 1) -> int:
@@ -461,16 +531,49 @@ def decode_flops(profile: Profile, context: int, *, batch: int = 1) -> int:
         context: positions that the new token attends to, itself included.
         batch: texts.
     """
-    return sum(op.flops for op in operators(profile, batch, 1, context=context))
+    return _flops(profile, _times(profile, batch, 1, context, False))
 
 
-def _multiplied(profile: Profile) -> list[Weight]:
-    """The weights that take part in a product, a tied head as a matrix of its own."""
-    matrices = [weight for weight in profile.weights() if weight.role == "matrix"]
+def _terms(profile: Profile) -> Iterator[Term]:
+    for section in profile.sections[: _own(profile)]:
+        yield from section.terms
+    yield from _beside(profile)
+
+
+def _flops(profile: Profile, times: Mapping[Per, int]) -> int:
+    return 2 * sum(count * times[per] for per, count in profile.macs.items())
+
+
+def _own(profile: Profile) -> int:
+    """Sections that are not an adapter's."""
+    return len(profile.sections) - len(profile.adapters)
+
+
+def _beside(profile: Profile) -> tuple[Term, ...]:
+    """The products that are no single section's: a tied head's, and those of adapters."""
+    terms: list[Term] = []
     if profile.head.kind == "language-modelling" and profile.head.tied:
-        table = next(weight for weight in profile.weights() if weight.role == "table")
-        matrices.append(replace(table, role="matrix", group="head"))
-    return matrices
+        table = next(weight for weight in profile.sections[0].weights if weight.role == "table")
+        terms.append(term_of(replace(table, role="matrix", group="head"), "answer"))
+    head_paths = _head_paths(profile) if profile.adapters else ()
+    for adapter in profile.adapters:
+        for weight in (weight for weight in adapter.weights if weight.role == "matrix"):
+            in_head = weight.name.startswith(head_paths)
+            terms.append(term_of(weight, "answer" if in_head else "token"))
+        terms += products_of(adapter)
+    return tuple(terms)
+
+
+def _times(
+    profile: Profile, batch: int, tokens: int, context: int | None, last_only: bool
+) -> Mapping[Per, int]:
+    """How often each kind of product is made."""
+    return {
+        "token": batch * tokens,
+        "answer": batch * _answered(profile, tokens, last_only),
+        "pair": batch * tokens * (tokens if context is None else context),
+        "pass": 1,
+    }
 
 
 def _head_paths(profile: Profile) -> tuple[str, ...]:

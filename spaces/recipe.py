@@ -6,9 +6,12 @@ Amend steps edit it, Train steps follow it. It never holds a module: a teacher i
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any, Final, Literal
+
+from .configuration import canonical
 
 LossKind = Literal["task", "logits", "hidden", "attention", "relations"]
 
@@ -143,7 +146,14 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready form; `from_json` is its inverse."""
-        return asdict(self)
+        # Not `asdict`, which copies every value: a search asks this of every candidate.
+        told = {name: _plain(getattr(self, name)) for name in _FIELDS}
+        return {**told, "losses": tuple(map(_plain, self.losses))}
+
+    @cached_property
+    def text(self) -> str:
+        """`to_json` in canonical form: what keys read."""
+        return canonical(self.to_json())
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Recipe:
@@ -157,3 +167,10 @@ class Recipe:
             "elastic": None if elastic is None else Elastic(**elastic),
         }
         return Recipe(**{**data, **known})
+
+
+_FIELDS: Final = tuple(entry.name for entry in fields(Recipe))
+
+
+def _plain(value: Any) -> Any:
+    return dict(vars(value)) if is_dataclass(value) else value

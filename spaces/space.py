@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StudyError, UnknownName
@@ -45,6 +46,14 @@ class SlotSpace:
     slot: str
     methods: Mapping[str, tuple[Hyperparameter, ...]]
 
+    @cached_property
+    def parameters(self) -> Mapping[str, tuple[tuple[str, Hyperparameter], ...]]:
+        """The knobs of each method with the names of their parameters."""
+        return {
+            method: tuple((f"{self.slot}.{method}.{knob.name}", knob) for knob in knobs)
+            for method, knobs in self.methods.items()
+        }
+
 
 @dataclass(frozen=True)
 class Space:
@@ -80,10 +89,8 @@ class Space:
                 if len(methods) == 1
                 else str(trial.suggest_categorical(space.slot, methods))
             )
-            settings = {
-                knob.name: _suggest(trial, f"{space.slot}.{method}.{knob.name}", knob)
-                for knob in space.methods[method]
-            }
+            asked = space.parameters[method]
+            settings = {knob.name: _suggest(trial, name, knob) for name, knob in asked}
             choices[space.slot] = Choice.of(method, **settings)
         return plain(Configuration.of(**choices))
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from functools import cache
+from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
 from .configuration import Settings
 from .device import CPU
@@ -69,3 +70,13 @@ class Canonical(Protocol):
     def canonical(self, settings: Settings) -> Settings:
         """The one way to write these settings: equal meaning, equal values."""
         ...
+
+
+def is_canonical(technique: object) -> TypeGuard[Canonical]:
+    """Whether a technique is `Canonical`; `isinstance` with a protocol is too slow for a search."""
+    return _is_canonical(type(technique))
+
+
+@cache
+def _is_canonical(technique: type) -> bool:
+    return issubclass(technique, Canonical)

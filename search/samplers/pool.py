@@ -11,7 +11,7 @@ import re
 from bisect import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,21 @@ class Recorder:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """A number in `[low, high]`."""
-        return float(self._ask(name, FloatDistribution(low, high, log=log, step=step)))
+        return float(self._ask(name, _floats(low, high, log, step)))
 
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
         """A whole number in `[low, high]`."""
-        return int(self._ask(name, IntDistribution(low, high, log=log, step=step)))
+        return int(self._ask(name, _whole_numbers(low, high, log, step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """One of the choices."""
-        return self._ask(name, CategoricalDistribution(choices))
+        try:
+            distribution = _one_of(*choices)
+        except TypeError:  # choices that cannot be remembered
+            distribution = CategoricalDistribution(choices)
+        return self._ask(name, distribution)
 
     def _ask(self, name: str, distribution: BaseDistribution) -> Any:
         if name not in self.params:
@@ -65,6 +69,23 @@ class Recorder:
             value = from_unit(distribution, 0.5) if single else self.choose(name, distribution)
             self.params[name], self.distributions[name] = value, distribution
         return self.params[name]
+
+
+# A search asks for the same few distributions again and again, and Optuna checks each that is made.
+# Typed: 1, 1.0 and True are equal, and not the same choice.
+@lru_cache(maxsize=4096, typed=True)
+def _floats(low: float, high: float, log: bool, step: float | None) -> FloatDistribution:
+    return FloatDistribution(low, high, log=log, step=step)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _whole_numbers(low: int, high: int, log: bool, step: int) -> IntDistribution:
+    return IntDistribution(low, high, log=log, step=step)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _one_of(*choices: Any) -> CategoricalDistribution:
+    return CategoricalDistribution(choices)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,15 @@ as in the `structure` slot, so that a study can be read before its model is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from random import Random
 from statistics import fmean
 from typing import Final
 
 from ..hyperparameter import OneOf
 from ..paper import Paper
-from ..profile import Layer, Profile
+from ..profile import REMEMBERED, Layer, Profile
 from ..recipe import Elastic
 from ..structure.counts import SHARES, kept_of, nearest, others
 from ..structure.ffn import MULTIPLE
@@ -39,7 +39,12 @@ Blocks = tuple[Block, ...]
 
 def whole_block(profile: Profile) -> Block:
     """A block of the given model."""
-    parts = [(layer.attention, layer.feed_forward) for layer in profile.layers]
+    return _whole_block(profile.layers)
+
+
+@lru_cache(maxsize=1024)
+def _whole_block(layers: tuple[Layer, ...]) -> Block:
+    parts = [(layer.attention, layer.feed_forward) for layer in layers]
     groups = max((attention.kv_heads for attention, _ in parts if attention), default=1)
     return Block(groups, max((ffn.width for _, ffn in parts if ffn), default=MULTIPLE))
 
@@ -117,6 +122,7 @@ def expected_size(profile: Profile, elastic: Elastic) -> tuple[float, float]:
     return depth * heads, depth * fmean(neurons(profile, elastic.neurons)) / block.neurons
 
 
+@lru_cache(maxsize=REMEMBERED)
 def narrowed(layer: Layer, block: Block) -> Layer:
     """A block of the given model with what stays of it."""
     attention, ffn = layer.attention, layer.feed_forward
@@ -134,7 +140,8 @@ def shrunk(profile: Profile, blocks: Blocks) -> Profile:
     return replace(profile, layers=tuple(narrowed(layer, block) for layer, block in pairs))
 
 
-def tapered(first: int, last: int, depth: int, choices: Sequence[int]) -> tuple[int, ...]:
+@lru_cache(maxsize=REMEMBERED)
+def tapered(first: int, last: int, depth: int, choices: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes that change evenly from the first block to the last (2404.14619, section 2.1).
 
     Args:
@@ -178,6 +185,7 @@ def refusals(paper: Paper) -> list[str]:
     return []
 
 
+@lru_cache(maxsize=1024)
 def _grid(total: int, multiple: int, least: int) -> tuple[int, ...]:
     sizes = {kept_of(total, share, multiple) for share in (*SHARES, 1.0)}
     return tuple(sorted(size for size in sizes if size >= least))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
 
 from ..configuration import Settings
-from ..family import NARROW, Role
+from ..family import NARROW, Family, Role
 from ..hyperparameter import OneOf
 from ..paper import Paper
-from ..profile import Adapter, Profile, Weight
+from ..profile import REMEMBERED, Adapter, Profile, Section, Weight
 from ..steps import Bench, Phase, Reads, Step
 from ..training import FinetuneStep, derived_seed
 from .selection import Chooser, Select, new_answers
@@ -198,15 +199,12 @@ def wrapped(profile: Profile, roles: Sequence[Role]) -> dict[str, Weight]:
     Roles that a layer lacks are passed over, and thin ones (see `thin_refusals`); a fused matrix is
     named once.
     """
-    weights = {weight.name: weight for weight in profile.weights()}
-    paths = _paths(profile, roles)
-    return {p: weights[f"{p}.weight"] for p in paths if f"{p}.weight" in weights}
+    return _playing(profile, roles, "weight")
 
 
 def thin_refusals(profile: Profile, roles: Sequence[Role]) -> list[str]:
     """Why an adapter has no place where a matrix is a product of two thin ones."""
-    names = {weight.name for weight in profile.weights()}
-    thin = [path for path in _paths(profile, roles) if f"{path}.{NARROW}.weight" in names]
+    thin = list(_playing(profile, roles, f"{NARROW}.weight"))
     if not thin:
         return []
     return [
@@ -216,14 +214,26 @@ def thin_refusals(profile: Profile, roles: Sequence[Role]) -> list[str]:
     ]
 
 
-def _paths(profile: Profile, roles: Sequence[Role]) -> tuple[str, ...]:
-    """Paths of the modules that may play these roles, each once, layer by layer."""
+def _playing(profile: Profile, roles: Sequence[Role], leaf: str) -> dict[str, Weight]:
+    """What lies under that name in the modules that play these roles, by path, layer by layer."""
     from ..families import family_of
 
     family = family_of(profile.family)
-    held = [role for role in roles if role in family.modules]
-    places = range(len(profile.layers))
-    return tuple(dict.fromkeys(family.path(role, layer) for layer in places for role in held))
+    found: dict[str, Weight] = {}
+    for section in profile.sections:
+        found.update(_inside(section, family, tuple(roles), leaf))
+    return found
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _inside(
+    section: Section, family: Family, roles: tuple[Role, ...], leaf: str
+) -> tuple[tuple[str, Weight], ...]:
+    if section.layer is None:
+        return ()
+    paths = [family.path(role, section.layer) for role in roles if role in family.modules]
+    named = {path: section.by_name.get(f"{path}.{leaf}") for path in paths}
+    return tuple((path, weight) for path, weight in named.items() if weight is not None)
 
 
 def sides(matrix: Weight) -> tuple[int, int]:

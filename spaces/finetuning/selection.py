@@ -71,7 +71,8 @@ def new_answers(profile: Profile) -> tuple[str, ...]:
     """
     if profile.head.kind != "classification":
         return ()
-    return names(profile, lambda weight: weight.group == "head")
+    heads = (section for section in profile.sections if "head" in section.groups)
+    return tuple(w.name for section in heads for w in section.weights if w.group == "head")
 
 
 def mask_over(profile: Profile, density: float) -> Mask:

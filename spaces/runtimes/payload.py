@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
-from ..profile import WHOLE, Format, Profile, Weight
+from ..profile import WHOLE, Format, Profile, Section, Storage, Weight
 
 PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero", "mask", "rows"]
 DEFAULT_GROUP: Final = 32
@@ -52,21 +53,12 @@ class Part:
 
 def stored_format(profile: Profile, weight: Weight) -> Format:
     """The format that a weight is stored in: declared, but vectors stay at 16 bits or more."""
-    declared = profile.format_of(weight.group, weight.layer)
-    vector = weight.role == "vector"
-    return Format() if vector and declared.name in WHOLE else declared
+    return _form(profile.storage, weight)
 
 
 def parts(profile: Profile, weight: Weight) -> tuple[Part, ...]:
     """The tensors that are stored for a weight."""
-    whole = _whole(profile, weight)
-    zeros = profile.zeros(weight)
-    if not zeros or whole[0].name not in ("plain", "int8"):
-        return whole
-    rows, columns = sides(weight)
-    values = replace(whole[0], shape=(rows, columns - zeros))
-    sparse = (Part("mask", "uint8", (rows, -(-columns // 8))), values, *whole[1:])
-    return min(whole, sparse, key=lambda found: sum(part.bytes for part in found))
+    return _parts(profile.storage, weight)
 
 
 def is_stored_sparse(profile: Profile, weight: Weight) -> bool:
@@ -79,8 +71,24 @@ def with_zeros(profile: Profile) -> Profile:
     return replace(profile, sparsity=())
 
 
-def _whole(profile: Profile, weight: Weight) -> tuple[Part, ...]:
-    form = stored_format(profile, weight)
+def _form(storage: Storage, weight: Weight) -> Format:
+    declared = storage.format_of(weight.group, weight.layer)
+    vector = weight.role == "vector"
+    return Format() if vector and declared.name in WHOLE else declared
+
+
+def _parts(storage: Storage, weight: Weight) -> tuple[Part, ...]:
+    whole = _whole(_form(storage, weight), weight)
+    zeros = storage.zeros(weight)
+    if not zeros or whole[0].name not in ("plain", "int8"):
+        return whole
+    rows, columns = sides(weight)
+    values = replace(whole[0], shape=(rows, columns - zeros))
+    sparse = (Part("mask", "uint8", (rows, -(-columns // 8))), values, *whole[1:])
+    return min(whole, sparse, key=lambda found: sum(part.bytes for part in found))
+
+
+def _whole(form: Format, weight: Weight) -> tuple[Part, ...]:
     if form.name == "int8" or form.name == "int8_static":
         rows, columns = sides(weight)
         return (Part("int8", "int8", (rows, columns)), Part("scale", "fp32", (rows,)))
@@ -105,8 +113,16 @@ def sides(weight: Weight) -> tuple[int, int]:
 
 def payload_bytes(profile: Profile) -> int:
     """Bytes of all parts of all weights, and of the map of words."""
-    stored = sum(part.bytes for weight in profile.weights() for part in parts(profile, weight))
+    storage = profile.storage
+    # Where layers differ in their formats, blocks of one size do not take the same bytes.
+    sections = profile.sections if storage.by_layer else [s.alike for s in profile.sections]
+    stored = sum(_bytes(section, storage) for section in sections)
     return stored + sum(part.bytes for part in map_parts(profile))
+
+
+@lru_cache(maxsize=32_768)
+def _bytes(section: Section, storage: Storage) -> int:
+    return sum(part.bytes for weight in section.weights for part in _parts(storage, weight))
 
 
 def map_parts(profile: Profile) -> tuple[Part, ...]:

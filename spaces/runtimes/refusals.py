@@ -46,7 +46,7 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
         holds: by group; a group left out holds fp32 only.
         runtime: its name.
     """
-    used = {weight.group for weight in profile.weights()}
+    used = {group for section in profile.sections for group in section.groups}
     wrong: dict[FormatName, list[Group]] = {}
     for group, form in profile.declared():
         if group in used and form.name not in holds.get(group, {"fp32"}):
@@ -71,8 +71,9 @@ def otherwise(reasons: Iterable[str], what: str) -> Iterator[str]:
 
 def adapter_refusals(profile: Profile) -> Iterator[str]:
     """Adapters that read the matrices beside which they stand, where these are packed."""
-    weights = {weight.name: weight for weight in profile.weights()}
-    for adapter in (a for a in profile.adapters if a.reads_weights):
+    readers = [adapter for adapter in profile.adapters if adapter.reads_weights]
+    weights = {weight.name: weight for weight in profile.weights()} if readers else {}
+    for adapter in readers:
         own = profile.format_of("adapter").name
         beside = [weights[f"{path}.base_layer.weight"] for path in adapter.wraps]
         stored = {profile.format_of(weight.group, weight.layer).name for weight in beside}

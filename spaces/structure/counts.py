@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, cast
 
 from ..configuration import Settings
@@ -55,6 +56,7 @@ def tapered(keep: float, slope: float, depth: int) -> list[float]:
     return [round(keep + reach * (1 - 2 * i / last) * (depth > 1), 6) for i in range(depth)]
 
 
+@lru_cache(maxsize=16_384)
 def kept_of(total: int, keep: float, multiple: int = 1) -> int:
     """Units that stay of `total`: the nearest multiple, at least one, never more than there are.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter
 from ..paper import Paper
-from ..profile import Layer, Profile
+from ..profile import REMEMBERED, Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
 from .counts import (
@@ -137,6 +138,7 @@ def neurons(profile: Profile) -> list[int]:
     return [layer.feed_forward.width for layer in profile.layers if layer.feed_forward]
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _narrowed(layer: Layer, keep: float) -> Layer:
     block = layer.feed_forward
     if block is None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter
 from ..paper import Paper
-from ..profile import Layer, Profile
+from ..profile import REMEMBERED, Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
 from .counts import (
@@ -134,6 +135,7 @@ def groups(profile: Profile) -> list[int]:
     return [layer.attention.kv_heads for layer in profile.layers if layer.attention]
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _thinned(layer: Layer, keep: float) -> Layer:
     attention = layer.attention
     if attention is None:

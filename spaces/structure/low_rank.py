@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
-from ..profile import Layer, Profile
+from ..profile import REMEMBERED, Layer, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
 from .counts import (
@@ -155,6 +156,7 @@ def _largest(profile: Profile) -> list[int]:
     return found
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _thin(layer: Layer, width: int, keep: float, parts: str) -> Layer:
     attention, block = layer.attention, layer.feed_forward
     if attention is not None and parts in ("attention", "both"):
