@@ -143,10 +143,14 @@ def _sizes(
         "ffn": whole["ffn"] - saved["ffn"],
         "head": stored_outputs * width,
     }
-    added = sum(weight.count for adapter in adapters for weight in adapter.weights)
-    products = counts["attention"] + counts["ffn"] + outputs * width + added
+    weights = [weight for adapter in adapters for weight in adapter.weights]
+    added = sum(weight.count for weight in weights)
+    looked_up = sum(weight.count for weight in weights if weight.role == "table")
+    products = counts["attention"] + counts["ffn"] + outputs * width + added - looked_up
     beside = sum(product.flops(TOKENS) for adapter in adapters for product in adapter.products)
-    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention)) + beside
+    read = TOKENS + sum(adapter.tokens for adapter in adapters)
+    seen = read + sum(adapter.past for adapter in adapters)
+    flops = read * (2 * products + 4 * seen * sum(attention)) + beside
     bits, zeros = dict(formats), {group: found.share for group, found in sparsity}
     stored = [
         _stored_bits(counts[group], bits.get(group, 32), zeros.get(group, 0.0)) / 8

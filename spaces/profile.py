@@ -199,6 +199,10 @@ class Adapter:
         products: what it computes beside the products of its own matrices.
         reads_weights: while it is not merged it reads the wrapped matrices themselves, which must
             then be stored as plain numbers of its own type.
+        tokens: soft tokens that it puts before every text: each is a position like any other, but
+            that the head does not answer for it.
+        past: keys and values that it puts before those of the text, in every attention: they are
+            attended to, and nothing else is computed for them.
     """
 
     kind: str
@@ -207,6 +211,8 @@ class Adapter:
     weights: tuple[Weight, ...]
     products: tuple[Product, ...] = ()
     reads_weights: bool = False
+    tokens: int = 0
+    past: int = 0
 
 
 @dataclass(frozen=True)
@@ -312,6 +318,16 @@ class Profile:
             return 0
         return found.zeros(weight.shape[weight.input_axis])
 
+    @property
+    def soft_tokens(self) -> int:
+        """Positions that adapters put before every text."""
+        return sum(adapter.tokens for adapter in self.adapters)
+
+    @property
+    def past(self) -> int:
+        """Keys and values that adapters put before those of every text, in every attention."""
+        return sum(adapter.past for adapter in self.adapters)
+
     def weights(self) -> tuple[Weight, ...]:
         """Every parameter tensor of the built module; tied tensors once.
 
@@ -363,6 +379,8 @@ def _adapter(data: Mapping[str, Any]) -> Adapter:
         weights=tuple(Weight(**{**w, "shape": tuple(w["shape"])}) for w in data["weights"]),
         products=tuple(Product(**product) for product in data.get("products", ())),
         reads_weights=data.get("reads_weights", False),
+        tokens=data.get("tokens", 0),
+        past=data.get("past", 0),
     )
 
 
@@ -411,16 +429,22 @@ def operators(
 
     Softmax attention is counted as the full square (arXiv 1706.03762), causal or not. Look-ups,
     norms, activations and the softmax are not matrix products. An adapter that was not merged has
-    products of its own; formats and sparsity change nothing.
+    products of its own; soft tokens are positions, and what they leave in a cache is attended to;
+    formats and sparsity change nothing.
 
     Args:
         profile: the model.
         batch: texts.
-        tokens: positions that are computed, per text.
-        context: positions that are attended to, per text; None: `tokens`.
+        tokens: tokens that are read, per text, or written.
+        context: tokens of the text that are attended to, of which all but `tokens` lie in a cache,
+            as soft tokens do; None: `tokens`, and nothing was read before.
         last_only: a language-modelling head answers for each text's last position alone.
     """
     answered = _answered(profile, tokens, last_only)
+    before = profile.soft_tokens
+    attended = (tokens if context is None else context) + before + profile.past
+    if context is None:
+        tokens += before
     head_paths = _head_paths(profile)
     products = []
     for weight in _multiplied(profile):
@@ -434,7 +458,7 @@ def operators(
     for index, layer in enumerate(profile.layers):
         if layer.attention is not None:
             inner = layer.attention.heads * layer.attention.head_width
-            flops = 2 * batch * tokens * (tokens if context is None else context) * inner
+            flops = 2 * batch * tokens * attended * inner
             for kind in ("attention_scores", "attention_values"):
                 products.append(Operator(kind, "attention", index, flops))
     return tuple(products)
