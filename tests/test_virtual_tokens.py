@@ -474,6 +474,13 @@ def test_soft_tokens_make_no_peft_folder(tiny_models):
     assert "choose another fine-tuning" in reason
 
 
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_compiled_refuses_what_it_was_not_tried_with(tiny_models, method):
+    paper = kept(tiny_models["bert"], method).paper
+    reasons = RUNTIMES["compiled"].objections(paper, {}, Targets())
+    assert any("use eager, or onnxruntime" in reason for reason in reasons)
+
+
 def test_padding_says_nothing(tiny_models):
     for method, family in KEPT:
         candidate = kept(tiny_models[family], method)

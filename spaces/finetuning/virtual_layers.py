@@ -218,12 +218,12 @@ def _read_prefix(
     given = _named(args, given)
     ids, places = given["input_ids"], given.get("position_ids")
     mask = _seen(given.get("attention_mask"), ids, tokens)
+    prefix = backbone.get_submodule(PREFIX)
     if not _has_read(given):
         cache = given.get("past_key_values")
         if cache is None:
             kind = DynamicCache if given.get("use_cache") else _Still
             cache = kind(config=backbone.config)
-        prefix = backbone.get_submodule(PREFIX)
         for seat, (both, (heads, width)) in enumerate(zip(prefix(), prefix.shapes, strict=True)):
             apart = both.view(tokens, 2, heads, width).permute(1, 2, 0, 3)[:, None]
             keys, values = apart.expand(-1, len(ids), -1, -1, -1)
@@ -233,7 +233,7 @@ def _read_prefix(
         given["position_ids"] = places + tokens
     if encoder:
         # encoders expect no past, and make a mask as wide as the text
-        kind = backbone.dtype if backbone.dtype.is_floating_point else torch.float32
+        kind = next(prefix.parameters()).dtype
         mask = (1 - mask[:, None, None, :].to(kind)) * torch.finfo(kind).min
     given["attention_mask"] = mask
     return (), given
