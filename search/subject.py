@@ -69,7 +69,12 @@ def load_material(study: Study, cache: Path) -> Material:
             "train": items_digest(task.splits["train"]),
             "calibration": items_digest(task.splits["calibration"]),
         },
-        targets=Targets(tuple(study.deploy), task.kind, workload.torch_device),
+        targets=Targets(
+            tuple(study.deploy),
+            task.kind,
+            workload.torch_device,
+            max(task.max_length, workload.prompt_tokens + workload.output_tokens),
+        ),
         rungs=study.fidelity.step_shares,
         environment=environment_pairs(workload.threads, workload.device),
         seed=study.seed,

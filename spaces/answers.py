@@ -116,7 +116,8 @@ def _projections(
 ) -> Iterator[Callable[[], tuple[Tensor, ...]]]:
     """While it lasts, a function that says what a layer's queries, keys and values were just now.
 
-    As their matrices gave them, adapters included: before rotary positions and head norms.
+    As their matrices gave them, adapters included: before rotary positions and head norms. Those
+    of the text, soft tokens left out.
     """
     family, attention = family_of(profile.family), profile.layers[layer].attention
     assert attention is not None
@@ -126,7 +127,7 @@ def _projections(
 
     def watch(path: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def keep(_: nn.Module, entering: Any, leaving: Tensor) -> None:
-            seen[path] = leaving
+            seen[path] = leaving[:, profile.soft_tokens :]
 
         return keep
 

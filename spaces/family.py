@@ -206,11 +206,12 @@ class Family:
         return tuple(sorted(_flat(kept)))
 
     def longest_text(self, profile: Profile) -> int:
-        """Tokens that a text may have at most."""
+        """Tokens that a text may have at most; soft tokens and prefixes take positions of it."""
         extra = dict(profile.extra)
         rows = profile.positions or int(extra[self.sizes.positions])
         # RoBERTa counts positions from the padding's number onwards.
-        return rows - (int(extra["pad_token_id"]) + 1 if self.positions_after_padding else 0)
+        rows -= int(extra["pad_token_id"]) + 1 if self.positions_after_padding else 0
+        return rows - profile.soft_tokens - profile.past
 
     def sections(self, profile: Profile) -> tuple[Section, ...]:
         """Every parameter tensor of the model that `build` makes of a profile, by where it stands.

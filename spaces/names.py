@@ -11,6 +11,8 @@ SLOT_TITLES: Final = {slot: "fine-tuning" if slot == "finetuning" else slot for 
 
 PROPER: Final = {
     "lora": "LoRA",
+    "adalora": "AdaLoRA",
+    "p_tuning": "P-tuning",
     "ia3": "IA3",
     "bitfit": "BitFit",
     "layernorm": "LayerNorm",
@@ -26,7 +28,7 @@ PROPER: Final = {
 _STORES: Final = {"smoothquant": "int8", "mixed_bits": "int8", "int8_static": "int8"}
 """What methods that are not named after a format store; those with a knob for bits say it there."""
 
-_SIZES: Final = ("rank", "keep", "layers", "depth", "average_bits")
+_SIZES: Final = ("rank", "tokens", "keep", "layers", "depth", "average_bits")
 """Knobs that belong to a short name."""
 
 

@@ -115,19 +115,26 @@ class _Added(NamedTuple):
     """What adapters add, all together."""
 
     weights: int
+    multiplied: int
     flops: int
     modules: int
     rank: float
+    tokens: int
+    past: int
 
 
 def _added(adapters: Sequence[Adapter]) -> _Added:
     ranks = [float(dict(adapter.settings).get("rank", 0)) for adapter in adapters]
     macs = [adapter.beside for adapter in adapters]
+    weights = [weight for adapter in adapters for weight in adapter.weights]
     return _Added(
         sum(adapter.section.parameters for adapter in adapters),
+        sum(weight.count for weight in weights if weight.role != "table"),
         2 * sum(TOKENS * m.get("token", 0) + m.get("pass", 0) for m in macs),
         sum(len(adapter.wraps) for adapter in adapters),
         max(ranks, default=0.0),
+        sum(adapter.tokens for adapter in adapters),
+        sum(adapter.past for adapter in adapters),
     )
 
 
@@ -164,8 +171,10 @@ def _sizes(
         "head": stored_outputs * width,
     }
     added = adapters.weights
-    products = counts["attention"] + counts["ffn"] + outputs * width + added
-    flops = TOKENS * (2 * products + 4 * TOKENS * sum(attention)) + adapters.flops
+    products = counts["attention"] + counts["ffn"] + outputs * width + adapters.multiplied
+    read = TOKENS + adapters.tokens
+    seen = read + adapters.past
+    flops = read * (2 * products + 4 * seen * sum(attention)) + adapters.flops
     bits, zeros = dict(formats), {group: found.share for group, found in sparsity}
     stored = [
         _stored_bits(counts[group], bits.get(group, 32), zeros.get(group, 0.0)) / 8

@@ -216,6 +216,10 @@ class Adapter:
         products: what it computes beside the products of its own matrices.
         reads_weights: while it is not merged it reads the wrapped matrices themselves, which must
             then be stored as plain numbers of its own type.
+        tokens: soft tokens that it puts before every text: each is a position like any other, but
+            that the head does not answer for it.
+        past: keys and values that it puts before those of the text, in every attention: they are
+            attended to, and nothing else is computed for them.
     """
 
     kind: str
@@ -224,6 +228,8 @@ class Adapter:
     weights: tuple[Weight, ...]
     products: tuple[Product, ...] = ()
     reads_weights: bool = False
+    tokens: int = 0
+    past: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return _fields_of(self)
@@ -390,6 +396,16 @@ class Profile:
                 found[per] = found.get(per, 0) + count
         return found
 
+    @property
+    def soft_tokens(self) -> int:
+        """Positions that adapters put before every text."""
+        return sum(adapter.tokens for adapter in self.adapters)
+
+    @property
+    def past(self) -> int:
+        """Keys and values that adapters put before those of every text, in every attention."""
+        return sum(adapter.past for adapter in self.adapters)
+
     def weights(self) -> tuple[Weight, ...]:
         """Every parameter tensor of the built module; tied tensors once.
 
@@ -441,6 +457,8 @@ def _adapter(data: Mapping[str, Any]) -> Adapter:
         weights=tuple(Weight(**{**w, "shape": tuple(w["shape"])}) for w in data["weights"]),
         products=tuple(Product(**product) for product in data.get("products", ())),
         reads_weights=data.get("reads_weights", False),
+        tokens=data.get("tokens", 0),
+        past=data.get("past", 0),
     )
 
 
@@ -494,13 +512,15 @@ def operators(
 
     Softmax attention is counted as the full square (arXiv 1706.03762), causal or not. Look-ups,
     norms, activations and the softmax are not matrix products. An adapter that was not merged has
-    products of its own; formats and sparsity change nothing.
+    products of its own; soft tokens are positions, and what they leave in a cache is attended to;
+    formats and sparsity change nothing.
 
     Args:
         profile: the model.
         batch: texts.
-        tokens: positions that are computed, per text.
-        context: positions that are attended to, per text; None: `tokens`.
+        tokens: tokens that are read, per text, or written.
+        context: tokens of the text that are attended to, of which all but `tokens` lie in a cache,
+            as soft tokens do; None: `tokens`, and nothing was read before.
         last_only: a language-modelling head answers for each text's last position alone.
     """
     times = _times(profile, batch, tokens, context, last_only)
@@ -567,11 +587,14 @@ def _beside(profile: Profile) -> tuple[Term, ...]:
 def _times(
     profile: Profile, batch: int, tokens: int, context: int | None, last_only: bool
 ) -> Mapping[Per, int]:
-    """How often each kind of product is made."""
+    """How often each kind of product is made; arguments as of `operators`."""
+    before = profile.soft_tokens
+    attended = (tokens if context is None else context) + before + profile.past
+    computed = tokens + before if context is None else tokens
     return {
-        "token": batch * tokens,
+        "token": batch * computed,
         "answer": batch * _answered(profile, tokens, last_only),
-        "pair": batch * tokens * (tokens if context is None else context),
+        "pair": batch * computed * attended,
         "pass": 1,
     }
 

@@ -94,6 +94,39 @@ class Mask:
 
 
 @dataclass(frozen=True)
+class RankBudget:
+    """Ranks of adapters that stay while they train, all matrices together (arXiv 2303.10512).
+
+    Args:
+        start: ranks that there are, and that stay for the first tenth of the steps.
+        end: ranks that stay for the last three tenths, at most `start`.
+        orthogonality: weight of how far the vectors of a matrix are from orthonormal ones.
+    """
+
+    start: int
+    end: int
+    orthogonality: float
+
+    def left(self, step: int, total: int) -> int:
+        """Ranks that stay after a step (from 0) of so many; falls with the cube (section 3.3).
+
+        >>> [RankBudget(12, 8, 0.1).left(step, 10) for step in range(10)]
+        [12, 12, 10, 9, 8, 8, 8, 8, 8, 8]
+        """
+        warm, last = round(0.1 * total), total - max(1, round(0.3 * total))
+        if step < warm:
+            return self.start
+        if self.is_fixed(step, total):
+            return self.end
+        rest = 1 - (step - warm) / (last - warm)
+        return self.end + math.floor((self.start - self.end) * rest**3)
+
+    def is_fixed(self, step: int, total: int) -> bool:
+        """Whether it is settled which ranks stay."""
+        return step >= total - max(1, round(0.3 * total))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that the trainer is told.
 
@@ -110,6 +143,7 @@ class Recipe:
             `baseline` or `self`, in whose place `lower` puts a key.
         mask: tensors of which only some elements train; None: whole tensors only.
         elastic: the sub-networks that train along; None: the network alone.
+        ranks: how many ranks of the adapters stay; None: all.
     """
 
     trainable: tuple[str, ...] = ()
@@ -125,6 +159,7 @@ class Recipe:
     teacher: str | None = None
     mask: Mask | None = None
     elastic: Elastic | None = None
+    ranks: RankBudget | None = None
 
     @property
     def total_steps(self) -> int:
@@ -165,6 +200,7 @@ class Recipe:
             "trainable": trainable,
             "mask": None if mask is None else Mask(mask["density"], tuple(mask["whole"])),
             "elastic": None if elastic is None else Elastic(**elastic),
+            "ranks": None if data.get("ranks") is None else RankBudget(**data["ranks"]),
         }
         return Recipe(**{**data, **known})
 

@@ -26,11 +26,13 @@ class Targets:
         formats: names of export formats that must be able to hold the result (`hf`, `onnx`).
         task_kind: `classification` or `language-modelling`.
         device: where it will answer, `cpu` or `cuda:N`.
+        tokens: of the longest text that it reads, with what it writes; 0: not known.
     """
 
     formats: tuple[str, ...] = ()
     task_kind: str = "classification"
     device: str = CPU
+    tokens: int = 0
 
 
 @runtime_checkable

@@ -29,6 +29,7 @@ from .families import family_of
 from .features import Recall, remember, standing_in
 from .losses import logits_loss, objective
 from .masks import PLACES, parts_of
+from .ranks import STATES, Ranks
 from .recipe import Recipe
 from .steps import Bench
 from .task import Batch, trimmed
@@ -137,6 +138,7 @@ class _Loop:
         self.trained = self.weights | {n: p.vector for n, p in self.parts.items()}
         self.optimizer = _optimizer(self.weights, self.trained, recipe)
         _put_state(self.optimizer, self.trained, state)
+        self.ranks = None if recipe.ranks is None else Ranks(self.weights, recipe.ranks, state)
         self.kinds = {loss.kind for loss in recipe.losses}
         self.teacher = self._teacher()
 
@@ -149,7 +151,8 @@ class _Loop:
                     stack.enter_context(computing_on(str(self.device), self.teacher.module))
                 self._steps(stop, stack)
         places = {f"{name}/{PLACES}": part.places.to(CPU) for name, part in self.parts.items()}
-        return TrainState(self.step, places | _state_tensors(self.optimizer, self.trained))
+        ranks = {} if self.ranks is None else self.ranks.tensors()
+        return TrainState(self.step, places | ranks | _state_tensors(self.optimizer, self.trained))
 
     def _steps(self, stop: int, stack: ExitStack) -> None:
         passes = self._passes(stack)
@@ -207,7 +210,8 @@ class _Loop:
             if teacher is not None:
                 with torch.no_grad():
                     taught = teacher(inputs)
-        yield objective(self.recipe.losses, answer, taught, labels, inputs["attention_mask"])
+        loss = objective(self.recipe.losses, answer, taught, labels, inputs["attention_mask"])
+        yield loss if self.ranks is None else loss + self.ranks.regulariser()
 
     def _sandwich(self, student: Ask, net: Supernet, batch: Batch) -> Iterator[Tensor]:
         """The largest network on the objective; then smaller ones, which it teaches in place.
@@ -240,6 +244,8 @@ class _Loop:
             torch.autograd.backward(loss)
         for part in self.parts.values():
             part.take_gradient()
+        if self.ranks is not None:
+            self.ranks.observe()
         norm = nn.utils.clip_grad_norm_(self.trained.values(), self.recipe.clip_norm)
         if not torch.isfinite(norm):
             raise StepFailed("diverged", self._diverged(f"loss {value:.4g}, gradient norm {norm}"))
@@ -249,6 +255,8 @@ class _Loop:
         self.optimizer.step()
         for part in self.parts.values():
             part.write_back()
+        if self.ranks is not None:
+            self.ranks.let_go(self.step, self.recipe.total_steps)
         self.optimizer.zero_grad(set_to_none=True)
 
     def _diverged(self, what: str) -> str:
@@ -309,7 +317,7 @@ def _put_state(
 ) -> None:
     for key, value in state.tensors.items():
         name, _, kind = key.rpartition("/")
-        if kind != PLACES:
+        if kind != PLACES and kind not in STATES:
             weight = weights[name]
             optimizer.state[weight][kind] = value.to(weight.device, copy=True)
 

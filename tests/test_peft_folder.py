@@ -31,8 +31,13 @@ pytestmark = [
 ]
 
 KINDS = [name for name, row in TABLE.items() if isinstance(row, ThroughPeft)]
-SMALL = {"vera": {"rank": 16}, "oft": {"block": 8}, "ia3": {}}
-HEADS = {"bert": "classification", "roberta": "classification", "gpt2": "language-modelling"}
+SMALL = {"vera": {"rank": 16}, "oft": {"block": 8}, "ia3": {}, "prefix": {"tokens": 5}}
+HEADS = {
+    "bert": "classification",
+    "roberta": "classification",
+    "gpt2": "language-modelling",
+    "llama": "language-modelling",
+}
 
 
 def trained(folder: Path, method: str, kind: str) -> Candidate | None:

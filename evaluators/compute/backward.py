@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 from ...spaces.families import family_of
 from ...spaces.family import Family, Role
+from ...spaces.finetuning.virtual_tokens import PREFIX, PROMPT, home
 from ...spaces.profile import Operator, Product, Profile, Weight, operators
 
 
@@ -28,7 +29,8 @@ def training_step_flops(
         batch: texts. tokens: positions per text.
     """
     products = operators(profile, batch, tokens)
-    walk = _Walk(profile, family_of(profile.family), patterns, products, batch * tokens)
+    positions = batch * (tokens + profile.soft_tokens)
+    walk = _Walk(profile, family_of(profile.family), patterns, products, positions)
     return sum(product.flops for product in products), walk.backward()
 
 
@@ -47,6 +49,7 @@ class _Walk:
         self.family = family
         self.products = products
         self.tokens = tokens
+        self._past = False
         self._beside: dict[str, list[Product]] = {}
         for adapter in profile.adapters:
             for product in adapter.products:
@@ -69,9 +72,11 @@ class _Walk:
 
     def backward(self) -> int:
         """FLOPs of the backward pass."""
-        tables = [w for w in self.profile.weights() if w.role == "table"]
-        passes = any(map(self._trains, tables)) or self._norm(self.family.embedding_norm)
-        total = 0
+        tables = [w for w in self.profile.weights() if w.group == "embeddings"]
+        total, soft = self._module(home(self.profile, PROMPT), False)
+        made, self._past = self._module(home(self.profile, PREFIX), False)
+        passes = any(map(self._trains, tables)) or soft or self._norm(self.family.embedding_norm)
+        total += made
         for index in range(len(self.profile.layers)):
             for part in (self._attention, self._feed_forward):
                 flops, passes = part(index, passes)
@@ -91,8 +96,9 @@ class _Walk:
             first = self.family.fused(role)[0] == role  # a fused matrix is one product
             total += flops if first else 0
         norms = any(self._norm(f"{self.family.layer}.{index}.{n}") for n in self.family.head_norms)
-        query, key = leads["attention.query"] or norms, leads["attention.key"] or norms
-        value = leads["attention.value"]
+        query = leads["attention.query"] or norms
+        key = leads["attention.key"] or norms or self._past
+        value = leads["attention.value"] or self._past
         scores = self._attention_flops["attention_scores", index]
         values = self._attention_flops["attention_values", index]
         total += scores * (query + key) + values * ((query or key) + value)

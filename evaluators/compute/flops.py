@@ -89,12 +89,9 @@ def _where(evidence: Evidence) -> tuple[tuple[str, object], ...]:
 
 
 def _run_flops(paper: Paper, tokens: int) -> float:
-    from .step import step_flops
+    from .step import training_run_flops
 
-    recipe = paper.recipe
-    if recipe.total_steps == 0:
-        return 0.0
-    return step_flops(paper, 1, tokens) * recipe.train_items * recipe.epochs
+    return training_run_flops(paper, tokens) if paper.recipe.total_steps else 0.0
 
 
 def _exact(value: float, conditions: tuple[tuple[str, object], ...]) -> Measurement:

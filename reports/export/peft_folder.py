@@ -52,9 +52,11 @@ def write_peft(piece: Piece, folder: Path) -> dict[str, Any]:
     config.base_model_name_or_path = piece.base
     config.inference_mode = True
     config.save_pretrained(folder)
-    named = {f"{_PREFIX}{name}": tensor for name, tensor in kept.items()}
-    named |= _projections(profile.adapters[0])
-    save_file(named, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        _named(profile.adapters[0], kept),
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
     return options
 
 
@@ -123,6 +125,19 @@ def _config(profile: Profile, adapter: Adapter, saved: tuple[str, ...]) -> PeftC
     config.task_type = "SEQ_CLS" if profile.head.kind == "classification" else "CAUSAL_LM"
     config.modules_to_save = list(saved) or None
     return cast("PeftConfig", config)
+
+
+def _named(adapter: Adapter, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by the names that peft reads them by."""
+    if not adapter.past:
+        named = {f"{_PREFIX}{name}": tensor for name, tensor in kept.items()}
+        return named | _projections(adapter)
+    import torch
+
+    tables = [_plain(weight.name) for weight in adapter.weights]
+    rest = {f"base_model.{name}": t for name, t in kept.items() if name not in tables}
+    # one table, the layers side by side
+    return rest | {"prompt_embeddings": torch.cat([kept[name] for name in tables], dim=1)}
 
 
 def _projections(adapter: Adapter) -> dict[str, Tensor]:

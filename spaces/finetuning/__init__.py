@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ..technique import Technique
+from .adalora import AdaLora
 from .bitfit import BitFit
 from .bottleneck import Bottleneck
 from .dora import Dora
@@ -18,6 +19,9 @@ from .loha import LoHa
 from .lokr import LoKr
 from .lora import Lora
 from .oft import Oft
+from .p_tuning import PTuning
+from .prefix import Prefix
+from .prompt import Prompt
 from .rslora import RsLora
 from .vera import Vera
 
@@ -32,11 +36,15 @@ _ROWS: Final[tuple[Technique, ...]] = (
     Lora(),
     RsLora(),
     Dora(),
+    AdaLora(),
     Vera(),
     LoHa(),
     LoKr(),
     Oft(),
     Ia3(),
     Bottleneck(),
+    Prefix(),
+    Prompt(),
+    PTuning(),
 )
 TABLE: dict[str, Technique] = {row.name: row for row in _ROWS}

@@ -58,7 +58,7 @@ class Adapts(Protocol):
 
 @runtime_checkable
 class ThroughPeft(Protocol):
-    """A technique whose adapters are peft's: they merge, and peft has a file for them."""
+    """A technique whose adapters peft has a file for."""
 
     def peft_config(self, adapter: Adapter, transposed: bool) -> PeftConfig:
         """What peft is told.
@@ -70,9 +70,18 @@ class ThroughPeft(Protocol):
         ...
 
 
+@runtime_checkable
+class Begins(Protocol):
+    """A technique whose adapters take their first values from the model that they stand in."""
+
+    def begin(self, module: nn.Module, adapter: Adapter) -> None:
+        """Gives them these values, in place; draws from torch's random state."""
+        ...
+
+
 @dataclass(frozen=True)
 class Attach:
-    """Puts a technique's adapter into the model; at first it changes no output.
+    """Puts a technique's adapter into the model; but for virtual tokens it changes no output yet.
 
     Args:
         technique: whose.
@@ -109,6 +118,9 @@ class Attach:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derived_seed("attach", seed))
             module = self.technique.attach(module, paper.profile.adapters[-1])
+            if isinstance(self.technique, Begins):
+                torch.manual_seed(derived_seed("begin", seed))
+                self.technique.begin(module, paper.profile.adapters[-1])
         return _readdressed(candidate, module, paper)
 
 

@@ -10,7 +10,7 @@ from ..configuration import Scalar, Settings
 from ..hyperparameter import Real
 from ..paper import Paper
 from ..profile import Profile, Weight
-from ..recipe import Mask
+from ..recipe import Mask, RankBudget
 from ..steps import Phase, Reads
 
 Chooser = Callable[[Profile], tuple[str, ...]]
@@ -27,12 +27,14 @@ class Select:
         choose: the patterns for the model as it then is.
         density: share of the elements that train, a classifier's own apart, which all do; None:
             whole tensors.
+        ranks: how many ranks of the adapters stay; None: all.
     """
 
     method: str
     learning_rate: float
     choose: Chooser
     density: float | None = None
+    ranks: RankBudget | None = None
     name: ClassVar[str] = "finetuning.select"
     version: ClassVar[int] = 1
     phase: ClassVar[Phase] = Phase.AMEND
@@ -42,8 +44,10 @@ class Select:
 
     @property
     def settings(self) -> Settings:
-        """The method, its learning rate, and its density where it has one."""
+        """The method, its learning rate, its density and ranks where it has any."""
         told: dict[str, Scalar] = {"method": self.method, "learning_rate": self.learning_rate}
+        if self.ranks is not None:
+            told |= {f"ranks.{name}": value for name, value in vars(self.ranks).items()}
         return told if self.density is None else {**told, "density": self.density}
 
     def on_paper(self, paper: Paper) -> Paper:
@@ -55,6 +59,7 @@ class Select:
             trainable=self.choose(profile),
             learning_rate=self.learning_rate,
             mask=mask,
+            ranks=self.ranks,
         )
         return replace(paper, recipe=recipe)
 

@@ -87,7 +87,7 @@ def by_block(candidate: Candidate, bench: Bench, visit: Visit) -> None:
     calls = _calls(module, profile, blocks, batches)
     for index, block in enumerate(blocks):
         inside = [weight for weight in matrices if weight.layer == index]
-        with watching(module, inside, Fed.nothing) as watch:
+        with watching(module, inside, Fed.nothing, profile.soft_tokens) as watch:
             for call, batch in zip(calls[index], batches, strict=True):
                 watch.turn_to(batch["attention_mask"])
                 call.run(block)
@@ -97,8 +97,9 @@ def by_block(candidate: Candidate, bench: Bench, visit: Visit) -> None:
                 calls[index + 1][place].hidden = call.run(block)
             call.hidden = None  # what a block was fed is not needed again
         bench.progress(index + 1, len(blocks))
+    soft = profile.soft_tokens
     for weight in (weight for weight in matrices if weight.layer is None):
-        with watching(module, [weight], Fed.nothing) as watch, torch.no_grad():
+        with watching(module, [weight], Fed.nothing, soft) as watch, torch.no_grad():
             for batch in batches:
                 watch.turn_to(batch["attention_mask"])
                 module(**batch)
@@ -192,17 +193,20 @@ class Watch(Generic[K]):
 
     Args:
         nothing: what is kept before the first token, from the columns and the device.
+        soft: soft tokens before every text: the blocks' matrices are fed them too, the head's not.
     """
 
-    def __init__(self, nothing: Callable[[int, torch.device], K]) -> None:
+    def __init__(self, nothing: Callable[[int, torch.device], K], soft: int) -> None:
         self.found: dict[str, K] = {}
         self._nothing = nothing
-        self._mask = torch.ones(0)
+        self._soft = soft
+        self._text = self._whole = torch.ones(0)
         self._seen: list[tuple[Tensor, K]] = []
 
     def turn_to(self, mask: Tensor) -> None:
         """Makes the next inputs those of this batch, `(b, s)`."""
-        self._mask = mask.bool()
+        self._text = mask.bool()
+        self._whole = torch.nn.functional.pad(self._text, (self._soft, 0), value=True)
         self._seen = []
 
     def hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -226,18 +230,24 @@ class Watch(Generic[K]):
 
     def _real(self, entering: Tensor) -> Tensor:
         """The rows of an input that are no padding: `(tokens, k)`."""
-        if entering.dim() == 3:
-            return entering[self._mask]
-        # A pooler reads one position a text; some modules see all positions flattened.
-        return entering[self._mask.flatten()] if len(entering) == self._mask.numel() else entering
+        for mask in (self._whole, self._text):
+            if entering.shape[:2] == mask.shape and entering.dim() == 3:
+                return entering[mask]
+            # some modules see all positions flattened
+            if entering.dim() == 2 and len(entering) == mask.numel():
+                return entering[mask.flatten()]
+        return entering  # a pooler reads one position a text
 
 
 @contextmanager
 def watching(
-    module: nn.Module, weights: Sequence[Weight], nothing: Callable[[int, torch.device], K]
+    module: nn.Module,
+    weights: Sequence[Weight],
+    nothing: Callable[[int, torch.device], K],
+    soft: int,
 ) -> Iterator[Watch[K]]:
-    """Watches what enters these matrices while it lasts."""
-    watch = Watch(nothing)
+    """Watches what enters these matrices while it lasts, soft tokens before every text as well."""
+    watch = Watch(nothing, soft)
     handles = [
         module.get_submodule(weight.name.removesuffix(".weight")).register_forward_pre_hook(
             watch.hook(weight.name)

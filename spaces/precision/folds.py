@@ -60,9 +60,11 @@ def folds_of(profile: Profile, layer: int) -> tuple[Fold, ...]:
 
 def fold_objections(paper: Paper) -> list[str]:
     """Why channels of this model cannot be scaled."""
-    if not paper.profile.adapters:
+    # soft tokens stand before the first layer, as words do
+    beside = {adapter.kind for adapter in paper.profile.adapters if not adapter.tokens}
+    if not beside:
         return []
-    kinds = ", ".join(sorted({adapter.kind for adapter in paper.profile.adapters}))
+    kinds = ", ".join(sorted(beside))
     return [
         f"{kinds} adapters read the channels too, so that scaling them changes the answers; merge "
         "the adapters, or choose int8, int4, gptq or hqq"

@@ -77,15 +77,15 @@ def entering_ranges(
     Raises:
         DataError: the calibration split is empty.
     """
-    module = candidate.module
+    module, soft = candidate.module, candidate.paper.profile.soft_tokens
     with computing_on(bench.device, module), torch.no_grad():
         batches = calibration(bench, torch.device(bench.device), TOKENS)
-        tokens = sum(batch["input_ids"].numel() for batch in batches)
+        tokens = sum(ids.numel() + soft * len(ids) for ids in (b["input_ids"] for b in batches))
 
         def nothing(columns: int, device: torch.device) -> Ends:
             return Ends(beyond_of(tokens * columns, share) + 1, device)
 
-        with watching(module, weights, nothing) as watch:
+        with watching(module, weights, nothing, soft) as watch:
             for done, batch in enumerate(batches):
                 watch.turn_to(batch["attention_mask"])
                 module(**batch)

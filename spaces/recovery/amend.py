@@ -60,6 +60,7 @@ class Shorten:
             paper.recipe,
             trainable=("*",),
             mask=None,
+            ranks=None,
             epochs=paper.recipe.epochs * self.share,
             learning_rate=self.learning_rate,
             losses=self.losses,

@@ -36,6 +36,9 @@ _FLOATS: Final = frozenset({"fp32", "bf16"})
 _UNTRACED: Final = (
     "compiled cannot trace dora adapters, whose layers look at themselves; merge them, or use eager"
 )
+_UNTRIED: Final = (
+    "compiled is not tried with virtual tokens before the text; use eager, or onnxruntime"
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Compiled:
             *unlike_adapters(profile),
             *adapter_refusals(profile),
             *(_UNTRACED for adapter in profile.adapters if adapter.kind == "dora"),
+            *(_UNTRIED for adapter in profile.adapters if adapter.tokens or adapter.past),
             *beside_refusals(paper, targets),
             *_nothing_compiles(targets.device),
         ]

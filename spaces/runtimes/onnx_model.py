@@ -31,7 +31,8 @@ def write_onnx(candidate: Candidate, path: Path) -> None:
     """Writes a model to `path`: token ids and mask in, logits out, any batch and length.
 
     Args:
-        candidate: adapters merged but bottlenecks; its paper says structure and formats.
+        candidate: adapters merged but those in `ONNX_ADAPTERS`; its paper says structure and
+            formats.
         path: `model.onnx`; tensors of more than 2 GB go into `model.onnx.data`.
 
     Raises:
@@ -54,14 +55,27 @@ class _Writer:
         self.norms_first = self.family.final_norm is not None
         self.graph = OnnxGraph()
         self.weights = OnnxWeights(self.graph, candidate)
+        self.soft, self.past = self.profile.soft_tokens, self.profile.past
         self.tokens = self._axis("input_ids", 1)
-        self.places = self._range(self.tokens)
+        self.words = self.places = self.keys = self._range(0, self.tokens)
+        # a text begins behind virtual tokens; of these, soft ones are positions that are computed
+        if virtual := self.soft + self.past:
+            end = self.graph.op("Add", [self.tokens, self.graph.constant(virtual, np.int64)])
+            self.keys = self._range(0, end)
+            self.places = self._range(self.past, end) if self.past else self.keys
         self.mask = self._mask()
         self.turns = self._turns() if self.family.rope else None
         self.bottlenecks = {
             path: str(dict(adapter.settings)["activation"])
             for adapter in self.profile.adapters
             for path in adapter.wraps
+        }
+        # by layer: each attention has a table of keys and values
+        self.kept = {
+            weight.layer: weight.name
+            for adapter in self.profile.adapters
+            if adapter.past
+            for weight in adapter.weights
         }
 
     def logits(self) -> str:
@@ -83,9 +97,25 @@ class _Writer:
         for name, path in self.family.tables.items():
             if getattr(self.profile, name):
                 found = self.weights.lookup(path, rows[name])
+                found = self._behind_soft(found) if name == "vocabulary" else found
                 hidden = self.graph.op("Add", [hidden, found]) if hidden else found
         norm = self.family.embedding_norm
         return hidden if norm is None else self._norm(hidden, norm)
+
+    def _behind_soft(self, words: str) -> str:
+        """The embedded text with the soft tokens before it, the same for every text."""
+        for adapter in self.profile.adapters:
+            if adapter.tokens:
+                (table,) = adapter.weights
+                words = self._behind(self.weights.vector(table.name), words)
+        return words
+
+    def _behind(self, rows: str, value: str) -> str:
+        """`(n, width)` stored rows before the `(b, s, width)` of a value."""
+        graph = self.graph
+        shape = graph.op("Concat", [self._batch(), graph.integers(1, 1)], {"axis": 0})
+        every = graph.op("Expand", [graph.op("Unsqueeze", [rows, graph.integers(0)]), shape])
+        return graph.op("Concat", [every, value], {"axis": 1})
 
     def _positions(self) -> str:
         """Rows of the position table: counted by place, or over the tokens that are no padding."""
@@ -95,7 +125,14 @@ class _Writer:
         real = graph.op("Not", [graph.op("Equal", ["input_ids", padding])])
         ones = graph.op("Cast", [real], {"to": 7})
         counted = graph.op("CumSum", [ones, graph.constant(1, np.int64)])
-        return graph.op("Add", [graph.op("Mul", [counted, ones]), padding])
+        if self.soft or self.past:
+            counted = graph.op("Add", [counted, graph.integers(self.soft + self.past)])
+        places = graph.op("Add", [graph.op("Mul", [counted, ones]), padding])
+        if not self.soft:
+            return places
+        first = graph.op("Add", [self._range(1, graph.constant(self.soft + 1, np.int64)), padding])
+        shape = graph.op("Concat", [self._batch(), graph.integers(1)], {"axis": 0})
+        return graph.op("Concat", [graph.op("Expand", [first, shape]), places], {"axis": 1})
 
     def _part(self, hidden: str, index: int, norm: Role, attention: Attention | None) -> str:
         """Attention (or, without sizes for it, feed-forward) with its norm and its residual."""
@@ -140,6 +177,10 @@ class _Writer:
         if self.turns is not None:
             query = self._turned(query, sizes.heads)
             key = self._turned(key, sizes.kv_heads)
+        if index in self.kept:
+            stored = self.weights.vector(self.kept[index])
+            halves = graph.ops("Split", [stored], 2, {"axis": -1, "num_outputs": 2})
+            key, value = map(self._behind, halves, (key, value))
         scale = self.module.get_submodule(f"{family.layer}.{index}.{self._seat()}").scaling
         attributes = {
             "q_num_heads": sizes.heads,
@@ -182,6 +223,10 @@ class _Writer:
 
     def _answers(self, hidden: str) -> str:
         family, head, weights = self.family, self.profile.head, self.weights
+        if self.soft:
+            axis, text = self.graph.integers(1), self.graph.integers(self.soft)
+            last = self.graph.integers(np.iinfo(np.int64).max)
+            hidden = self.graph.op("Slice", [hidden, text, last, axis])
         if head.kind == "language-modelling":
             if head.tied:
                 return weights.tied(family.tables["vocabulary"], hidden)
@@ -200,21 +245,26 @@ class _Writer:
         graph = self.graph
         padding = graph.constant(self.config.pad_token_id, np.int64)
         real = graph.op("Not", [graph.op("Equal", ["input_ids", padding])])
-        places = graph.op("Mul", [graph.op("Cast", [real], {"to": 7}), self.places])
+        places = graph.op("Mul", [graph.op("Cast", [real], {"to": 7}), self.words])
         last = graph.op("ArgMax", [places], {"axis": 1, "keepdims": 1})
         return graph.op("GatherND", [hidden, last], {"batch_dims": 1})
 
     def _mask(self) -> str:
-        """What is added to every attention score: `(b, 1, s, s)`, 0 or the lowest number."""
+        """What is added to every attention score: `(b, 1, s, keys)`, 0 or the lowest number."""
         graph = self.graph
         words = graph.op("Cast", ["attention_mask"], {"to": 9})
+        if virtual := self.soft + self.past:
+            shape = graph.op("Concat", [self._batch(), graph.integers(virtual)], {"axis": 0})
+            ones = graph.op("Expand", [graph.constant([[True]], np.bool_), shape])
+            words = graph.op("Concat", [ones, words], {"axis": 1})
         seen = graph.op("Unsqueeze", [words, graph.integers(1, 2)])
         if self.family.kind == "decoder":
             seen = graph.op("And", [seen, self._causal()])
-        length = graph.op("Unsqueeze", [self.tokens, graph.integers(0)])
-        batch = graph.op("Unsqueeze", [self._axis("input_ids", 0), graph.integers(0)])
+        keys = queries = graph.op("Shape", [self.keys])
+        if self.past:
+            queries = graph.op("Shape", [self.places])
         # ONNX Runtime wants the mask whole over queries and keys.
-        shape = graph.op("Concat", [batch, graph.integers(1), length, length], {"axis": 0})
+        shape = graph.op("Concat", [self._batch(), graph.integers(1), queries, keys], {"axis": 0})
         lowest = graph.number(float(np.finfo(np.float32).min))
         return graph.op("Where", [graph.op("Expand", [seen, shape]), graph.number(0.0), lowest])
 
@@ -222,7 +272,7 @@ class _Writer:
         """Which keys each query may see: none behind it, none beyond the sliding window."""
         graph = self.graph
         row = graph.op("Unsqueeze", [self.places, graph.integers(1)])
-        behind = graph.op("Sub", [row, self.places])
+        behind = graph.op("Sub", [row, self.keys])
         seen = graph.op("GreaterOrEqual", [behind, graph.constant(0, np.int64)])
         window = getattr(self.config, "sliding_window", None)
         if window is None:
@@ -237,8 +287,7 @@ class _Writer:
         speeds = graph.constant(rotary.inv_freq.numpy()[None, None, :], np.float32)
         column = graph.op("Unsqueeze", [self.places, graph.integers(0, 2)])
         angles = graph.op("Mul", [graph.op("Cast", [column], {"to": 1}), speeds])
-        batch = graph.op("Unsqueeze", [self._axis("input_ids", 0), graph.integers(0)])
-        shape = graph.op("Concat", [batch, graph.integers(1, 1)], {"axis": 0})
+        shape = graph.op("Concat", [self._batch(), graph.integers(1, 1)], {"axis": 0})
         every = graph.op("Expand", [angles, shape])
         gain = graph.number(float(rotary.attention_scaling))
         cos, sin = (graph.op("Mul", [graph.op(kind, [every]), gain]) for kind in ("Cos", "Sin"))
@@ -253,6 +302,10 @@ class _Writer:
         size = self.graph.op("Shape", [value], {"start": axis, "end": axis + 1})
         return self.graph.op("Squeeze", [size])
 
-    def _range(self, end: str) -> str:
-        given = [self.graph.constant(0, np.int64), end, self.graph.constant(1, np.int64)]
+    def _batch(self) -> str:
+        """Number of texts, a vector of one."""
+        return self.graph.op("Unsqueeze", [self._axis("input_ids", 0), self.graph.integers(0)])
+
+    def _range(self, start: int, end: str) -> str:
+        given = [self.graph.constant(start, np.int64), end, self.graph.constant(1, np.int64)]
         return self.graph.op("Range", given)

@@ -29,8 +29,14 @@ ONNX_HOLDS: Final[Mapping[Group, frozenset[str]]] = {
 HF_TYPES: Final[Mapping[FormatName, str]] = {"fp32": "float32", "bf16": "bfloat16"}
 """What transformers calls the types that a folder of its own may have."""
 
-ONNX_ADAPTERS: Final = frozenset({"bottleneck"})
+ONNX_ADAPTERS: Final = frozenset({"bottleneck", "prefix", "prompt"})
 """Adapters that are written into the graph: those that cannot be merged."""
+
+SOFT_TOKENS_IN_PEFT: Final = (
+    "peft lets the head answer for soft tokens too: it classifies by the first of them, and gives "
+    "logits of each"
+)
+"""Why a peft folder would answer otherwise."""
 
 _ROTATIONS: Final = frozenset({"default", "linear", "llama3", "yarn"})
 """Rotations that do not depend on a text's length."""
@@ -185,8 +191,10 @@ def _peft_refusals(paper: Paper) -> Iterator[str]:
     kinds = [adapter.kind for adapter in profile.adapters]
     if len(kinds) > 1:
         yield f"a peft folder holds one adapter, not {', '.join(kinds)}; merge the others"
+    if profile.soft_tokens:
+        yield f"{SOFT_TOKENS_IN_PEFT}; choose another fine-tuning"
     for kind in kinds:
-        if not isinstance(FINETUNING.get(kind), ThroughPeft):
+        if not profile.soft_tokens and not isinstance(FINETUNING.get(kind), ThroughPeft):
             yield f"peft has no file for {kind} adapters; choose another fine-tuning"
     types = {form.name for _, form in _stored(profile)} & set(HF_TYPES)
     if types != {"fp32"}:

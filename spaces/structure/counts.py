@@ -174,6 +174,11 @@ def untouchable(paper: Paper) -> list[str]:
     if profile.family not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
         return [f"nothing can be cut from family {profile.family}; choose none, or one of: {known}"]
+    if profile.soft_tokens or profile.past:
+        return [
+            "virtual tokens were trained on the layers as they are and cannot be merged; choose "
+            "when: before"
+        ]
     if profile.adapters:
         kinds = ", ".join(sorted({adapter.kind for adapter in profile.adapters}))
         return [
