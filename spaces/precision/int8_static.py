@@ -79,7 +79,7 @@ class Int8Static:
 
     Bytes are int8's. ONNX Runtime alone computes so; int8 there finds the range anew for every
     batch, and eager for every token. An answer does not depend on what else is in its batch; what
-    lies beyond a range is cut off.
+    lies beyond a range is cut off. No gain in speed is promised: see the log.
     """
 
     name: ClassVar[str] = "int8_static"
