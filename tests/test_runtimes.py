@@ -21,7 +21,7 @@ from paretune.spaces.profile import GROUPS, Format, Head, Profile, Weight
 from paretune.spaces.runtimes import OFF, RUNTIMES, TABLE, open_artifact, verify_files
 from paretune.spaces.runtimes import onnx_graph as onnx_graph_file
 from paretune.spaces.runtimes.compiler import compiler_problem
-from paretune.spaces.runtimes.packed_layers import Int8Linear, _wide_product, int8_product_is_exact
+from paretune.spaces.runtimes.packed_layers import Int8Linear, has_int8_product, wide_product
 from paretune.spaces.runtimes.packing import pack_int8, packed, unpacked
 from paretune.spaces.runtimes.runtime import Runtime
 from paretune.spaces.specimen import MemoryBench, logits_of, random_items, tensors
@@ -222,11 +222,20 @@ def test_an_int8_product_is_exact_where_every_number_is_whole():
     assert torch.allclose(linear(hidden), expected, rtol=1e-5, atol=0.5)
 
 
-def test_both_int8_products_agree():
+@pytest.mark.parametrize("inner", [40, 1024, 1032, 3072])
+@pytest.mark.parametrize("largest", [False, True])
+def test_both_int8_products_agree(inner: int, largest: bool):
     rng = torch.Generator().manual_seed(0)
-    left, right = (torch.randint(-128, 128, (8, 40), generator=rng).to(torch.int8) for _ in "ab")
-    assert torch.equal(_wide_product(left, right.t()), torch._int_mm(left, right.t()).float())
-    assert isinstance(int8_product_is_exact(), bool)
+    shape = (24, inner)
+    left, right = (torch.randint(-128, 128, shape, generator=rng) for _ in "ab")
+    if largest:  # the sum of these is no whole number of fp32 from 1,041 on
+        left, right = torch.full(shape, -127), torch.full(shape, 127)
+    exact = left @ right.t()
+    product = wide_product(left.to(torch.int8), right.to(torch.int8).t())
+    assert torch.equal(product.to(torch.int64), exact)
+    if has_int8_product():
+        fast = torch._int_mm(left.to(torch.int8), right.to(torch.int8).t())
+        assert torch.equal(fast.to(torch.int64), exact)
 
 
 def uneven(layers):
