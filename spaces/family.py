@@ -20,10 +20,10 @@ from .profile import (
     Head,
     Layer,
     Profile,
-    Section,
     Weight,
     is_thin,
 )
+from .sections import Section
 
 Kind = Literal["encoder", "decoder"]
 Role = Literal[

@@ -105,7 +105,7 @@ class Ranks:
             stays = torch.zeros_like(scores, dtype=torch.bool)
             stays[scores.argsort(descending=True, stable=True)[:left]] = True
             sizes = [len(self._weights[m.e]) for m in self._matrices]
-            for m, part in zip(self._matrices, stays.split(sizes), strict=True):
+            for m, part in zip(self._matrices, torch.split(stays, sizes), strict=True):
                 self._state[f"{m.e}/{STAYS}"] = part[:, None]
         for m in self._matrices:
             self._weights[m.e].mul_(self._state[f"{m.e}/{STAYS}"])

@@ -17,7 +17,7 @@ from .hyperparameter import Hyperparameter, Integer, OneOf, narrow, settle, unna
 from .lower import plain
 from .paper import Paper
 from .slots import slots
-from .technique import Canonical
+from .technique import is_canonical
 
 if TYPE_CHECKING:
     from ConfigSpace import ConfigurationSpace
@@ -210,7 +210,7 @@ def _settings(space: SlotSpace, choice: Choice) -> dict[str, Scalar]:
 def _is_idle(slot: str, choice: Choice, knob: Hyperparameter) -> bool:
     """Whether a knob means nothing beside the others: any of its values is as good."""
     technique, given = slots()[slot].techniques.get(choice.method), dict(choice.settings)
-    if not isinstance(technique, Canonical):
+    if not is_canonical(technique):
         return False
     return technique.canonical({**given, knob.name: knob.default}) == technique.canonical(given)
 

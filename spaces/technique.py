@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
 from .configuration import Settings
@@ -65,7 +64,6 @@ class Technique(Protocol):
         ...
 
 
-@runtime_checkable
 class Canonical(Protocol):
     """A technique of whose settings some mean the same."""
 
@@ -76,9 +74,4 @@ class Canonical(Protocol):
 
 def is_canonical(technique: object) -> TypeGuard[Canonical]:
     """Whether a technique is `Canonical`; `isinstance` with a protocol is too slow for a search."""
-    return _is_canonical(type(technique))
-
-
-@cache
-def _is_canonical(technique: type) -> bool:
-    return issubclass(technique, Canonical)
+    return hasattr(technique, "canonical")

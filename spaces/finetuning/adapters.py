@@ -12,7 +12,8 @@ from ..configuration import Settings
 from ..family import NARROW, Family, Role
 from ..hyperparameter import OneOf
 from ..paper import Paper
-from ..profile import REMEMBERED, Adapter, Profile, Section, Weight
+from ..profile import REMEMBERED, Adapter, Profile, Weight
+from ..sections import Section
 from ..steps import Bench, Phase, Reads, Step
 from ..training import FinetuneStep, derived_seed
 from .selection import Chooser, Select, new_answers

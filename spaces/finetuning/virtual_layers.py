@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from ..families import family_of
-from ..family import Family
+from ..family import Family, Role
 from ..profile import Adapter
 from .virtual_tokens import PREFIX, PROMPT
 
@@ -44,7 +44,7 @@ def encoded(module: nn.Module, adapter: Adapter) -> nn.Module:
         encoder_hidden_size=int(dict(adapter.settings)["encoder_width"]),
         encoder_reparameterization_type=PromptEncoderReparameterizationType.MLP,
     )
-    return _with_prompt(module, PromptEncoder(config))
+    return _with_prompt(module, PromptEncoder(config))  # type: ignore[no-untyped-call]
 
 
 def prefixed(module: nn.Module, adapter: Adapter) -> nn.Module:
@@ -76,7 +76,8 @@ def begin_prefix(module: nn.Module, adapter: Adapter) -> None:
     # as a model without a prefix reads them: hooks would put it before
     type(backbone).forward(backbone, inputs_embeds=words, past_key_values=cache)
     prefix = cast(_Prefix, backbone.get_submodule(PREFIX))
-    for table, kept in zip(prefix.layers, cache.layers, strict=False):
+    for table, layer in zip(prefix.layers, cache.layers, strict=False):
+        kept: Any = layer
         both = torch.cat([kept.keys[0], kept.values[0]])  # (2 heads, n, head width)
         cast(nn.Embedding, table).weight.copy_(both.transpose(0, 1).flatten(1))
 
@@ -151,7 +152,7 @@ def _table(tokens: int, width: int) -> Any:
     config = PromptTuningConfig(
         num_virtual_tokens=tokens, num_transformer_submodules=1, token_dim=width
     )
-    return PromptEmbedding(config, None)
+    return PromptEmbedding(config, None)  # type: ignore[no-untyped-call]
 
 
 def _with_prompt(module: nn.Module, prompt: nn.Module) -> nn.Module:
@@ -286,7 +287,8 @@ def _words(module: nn.Module, count: int) -> Tensor:
 
 def _shapes(module: nn.Module, family: Family) -> list[tuple[int, int]]:
     """Key heads and their width, of each attention that there is."""
-    inside, key = family.modules["attention.query"].rpartition(".")[0], "attention.key"
+    inside = family.modules["attention.query"].rpartition(".")[0]
+    key: Role = "attention.key"
     found = []
     for block in cast(nn.ModuleList, module.get_submodule(family.layer)):
         attention: Any = dict(block.named_modules()).get(inside)

@@ -28,7 +28,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
-from ..profile import WHOLE, Format, Profile, Section, Storage, Weight
+from ..profile import WHOLE, Format, Profile, Storage, Weight
+from ..sections import Section
 
 PartName = Literal["plain", "int8", "int4", "int3", "scale", "zero", "mask", "rows"]
 DEFAULT_GROUP: Final = 32
