@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, Final, Literal
 
-from .sections import Per, Section, Term, products_of, term_of, total
+from .sections import Per, Section, Term, beside, own_sections, products_of, total
 
 Group = Literal["embeddings", "attention", "ffn", "head", "norm", "adapter"]
 FormatName = Literal["fp32", "bf16", "fp16", "int8", "int8_static", "int4", "int3"]
@@ -390,8 +390,8 @@ class Profile:
     @cached_property
     def macs(self) -> Mapping[Per, int]:
         """Multiply-accumulates of all its products, by what they are made for."""
-        found: dict[Per, int] = dict(total(_beside(self)))
-        for section in self.sections[: _own(self)]:
+        found: dict[Per, int] = dict(total(beside(self)))
+        for section in own_sections(self):
             for per, count in section.macs.items():
                 found[per] = found.get(per, 0) + count
         return found
@@ -555,33 +555,13 @@ def decode_flops(profile: Profile, context: int, *, batch: int = 1) -> int:
 
 
 def _terms(profile: Profile) -> Iterator[Term]:
-    for section in profile.sections[: _own(profile)]:
+    for section in own_sections(profile):
         yield from section.terms
-    yield from _beside(profile)
+    yield from beside(profile)
 
 
 def _flops(profile: Profile, times: Mapping[Per, int]) -> int:
     return 2 * sum(count * times[per] for per, count in profile.macs.items())
-
-
-def _own(profile: Profile) -> int:
-    """Sections that are not an adapter's."""
-    return len(profile.sections) - len(profile.adapters)
-
-
-def _beside(profile: Profile) -> tuple[Term, ...]:
-    """The products that are no single section's: a tied head's, and those of adapters."""
-    terms: list[Term] = []
-    if profile.head.kind == "language-modelling" and profile.head.tied:
-        table = next(weight for weight in profile.sections[0].weights if weight.role == "table")
-        terms.append(term_of(replace(table, role="matrix", group="head"), "answer"))
-    head_paths = _head_paths(profile) if profile.adapters else ()
-    for adapter in profile.adapters:
-        for weight in (weight for weight in adapter.weights if weight.role == "matrix"):
-            in_head = weight.name.startswith(head_paths)
-            terms.append(term_of(weight, "answer" if in_head else "token"))
-        terms += products_of(adapter)
-    return tuple(terms)
 
 
 def _times(
@@ -597,12 +577,6 @@ def _times(
         "pair": batch * computed * attended,
         "pass": 1,
     }
-
-
-def _head_paths(profile: Profile) -> tuple[str, ...]:
-    """What the names of an adapter's weights begin with when it sits in the head."""
-    heads = {w.name.rsplit(".", 1)[0] for w in profile.weights() if w.group == "head"}
-    return tuple(f"{path.removesuffix('.base_layer')}." for path in heads)
 
 
 def _answered(profile: Profile, tokens: int, last_only: bool) -> int:

@@ -7,12 +7,12 @@ weights of a block is summed once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from .profile import Adapter, Group, Weight
+    from .profile import Adapter, Group, Profile, Weight
 
 Per = Literal["token", "answer", "pair", "pass"]
 """What a product is made for: every position, every position that is answered, every pair of
@@ -120,3 +120,29 @@ def total(terms: Iterable[Term]) -> Mapping[Per, int]:
     for term in terms:
         found[term.per] = found.get(term.per, 0) + term.macs
     return found
+
+
+def own_sections(profile: Profile) -> tuple[Section, ...]:
+    """Those that are not an adapter's."""
+    return profile.sections[: len(profile.sections) - len(profile.adapters)]
+
+
+def beside(profile: Profile) -> tuple[Term, ...]:
+    """The products that are no single section's: a tied head's, and those of adapters."""
+    terms: list[Term] = []
+    if profile.head.kind == "language-modelling" and profile.head.tied:
+        table = next(weight for weight in profile.sections[0].weights if weight.role == "table")
+        terms.append(term_of(replace(table, role="matrix", group="head"), "answer"))
+    head_paths = _head_paths(profile) if profile.adapters else ()
+    for adapter in profile.adapters:
+        for weight in (weight for weight in adapter.weights if weight.role == "matrix"):
+            in_head = weight.name.startswith(head_paths)
+            terms.append(term_of(weight, "answer" if in_head else "token"))
+        terms += products_of(adapter)
+    return tuple(terms)
+
+
+def _head_paths(profile: Profile) -> tuple[str, ...]:
+    """What the names of an adapter's weights begin with when it sits in the head."""
+    heads = {w.name.rsplit(".", 1)[0] for w in profile.weights() if w.group == "head"}
+    return tuple(f"{path.removesuffix('.base_layer')}." for path in heads)
