@@ -326,8 +326,17 @@ def test_the_front_can_be_taken_over_other_objectives(
 
 
 def test_interactions_are_the_same_in_json_in_csv_and_for_people(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    study: Path, tmp_path: Path, judged: Any, capsys: pytest.CaptureFixture[str]
 ):
+    run, rate = tmp_path / "run", "learning_rate: 1.0e-3"
+    fixed = f"{{methods: [full, head], full: {{{rate}}}, head: {{{rate}}}}}"
+    sets = [
+        "--set",
+        f"space.finetuning={fixed}",
+        "--set",
+        "space.precision.int8={embeddings: int8, head: fp32}",
+    ]
+    ran(capsys, "search", study, "--run", run, "--quiet", *sets)
     told = json.loads(ran(capsys, "interactions", run, "--metric", "model_bytes", "--json")[0])
     rows = ran(capsys, "interactions", run, "--metric", "model_bytes", "--csv")[0]
     (row,) = csv.DictReader(io.StringIO(rows))

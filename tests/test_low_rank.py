@@ -279,7 +279,12 @@ def test_what_would_save_nothing_is_refused():
     assert "choose structure none" in objections(Paper(bare), parts="ffn")
 
 
-ADAPTERS = [name for name, row in FINETUNING.items() if hasattr(row, "attach")]
+VIRTUAL = ("prompt", "prefix", "p_tuning")
+"""Stand before the text, beside no matrix."""
+
+ADAPTERS = [
+    name for name, row in FINETUNING.items() if hasattr(row, "attach") and name not in VIRTUAL
+]
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])

@@ -32,7 +32,8 @@ def model(family: str, width: int, layers: int, hidden: int, *, only_attention: 
     head = Head("language-modelling", 32000) if gated else Head("classification", 2)
     rows = (32000, 0, 0) if gated else (50265, 514, 1)
     stack = (whole,) * (layers - only_attention) + (bare,) * only_attention
-    return Profile(family, width, *rows, stack, head)
+    extra = (("max_position_embeddings", 4096),) if gated else ()
+    return Profile(family, width, *rows, stack, head, extra=extra)
 
 
 def added(profile: Profile, method: str, **settings: object) -> int:

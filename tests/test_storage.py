@@ -274,7 +274,7 @@ def test_a_full_disk_says_what_to_do_and_keeps_what_was_stored(toy, tmp_path, mo
             driver.next()
     storage.close()
     done, records = toy.finish(tmp_path / "run")
-    assert "8 trials" in done.reason
+    assert "7 trials and the baseline" in done.reason
     assert len(records) == 8
 
 
@@ -309,7 +309,7 @@ def test_a_run_may_lie_in_another_database_and_be_found_there(toy, tmp_path):
     assert not (tmp_path / "run" / "study.db").exists()
     assert len(read_run(tmp_path / "run").records) == 7
     done, _ = toy.finish(tmp_path / "run")
-    assert "8 trials" in done.reason
+    assert "7 trials and the baseline" in done.reason
     with pytest.raises(RunError, match="move it"):
         StudyStorage.open(tmp_path / "run", toy.header(), "sqlite:///elsewhere.db")
 

@@ -4,8 +4,7 @@
     fp16   the same, of a Cast to fp32 that is done once, when the file is opened
     int8   DynamicQuantizeLinear, MatMulInteger: activations are rounded with one scale a tensor
     int4   MatMulNBits of ONNX Runtime, which computes in int8 with a scale a block
-    int8_static   QuantizeLinear with a scale that is fixed, MatMulIntegerToFloat of ONNX Runtime:
-                  signed whole numbers on both sides, which every processor adds up exactly
+    int8_static   QuantizeLinear with a scale that is fixed, MatMulIntegerToFloat of ONNX Runtime
 
 The values are those of `packing.py`, so that a weight is the same in every runtime.
 """
@@ -124,7 +123,7 @@ class OnnxWeights:
         """A product with rounded activations; `bias` is the name of a vector, or empty."""
         graph, names = self._graph, self._stored(weight, transposed=True)
         found = range_of(self._grids, weight)
-        step, zero = graph.number(found.step), graph.constant(found.zero, np.int8)
+        step, zero = graph.number(found.step), graph.constant(found.zero + 128, np.uint8)
         if (hidden, step, zero) not in self._fixed:
             self._fixed[hidden, step, zero] = graph.op("QuantizeLinear", [hidden, step, zero])
         values = self._fixed[hidden, step, zero]
