@@ -420,7 +420,10 @@ def test_a_runtime_says_whether_it_writes_with_a_cache(runtime, tmp_path):
     assert passes(open_artifact(deploy(given, runtime, tmp_path)), items, 3) == expected
 
 
-@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "compiled" else n for n in RUNTIMES],
+)
 def test_continuations_do_not_depend_on_the_side_of_the_padding(runtime, tmp_path):
     runner = open_artifact(deploy(candidate("gpt2", "tied"), runtime, tmp_path))
     items = random_items(candidate("gpt2", "tied").paper.profile, 2, 8, seed=7)

@@ -133,7 +133,10 @@ def test_a_removed_word_reads_the_row_of_the_word_most_like_it(family):
 
 
 @pytest.mark.parametrize("mix", list(MIXES))
-@pytest.mark.parametrize("runtime", WORKING)
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "compiled" else n for n in WORKING],
+)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_every_runtime_answers_as_the_big_table_with_equal_rows(family, runtime, mix, tmp_path):
     small = declared(smaller(family), mix)

@@ -82,7 +82,10 @@ def test_channels_that_are_nothing_go_first(family, step):
     assert small.notes["width"] == [c for c in range(32) if c % 4]
 
 
-@pytest.mark.parametrize("runtime", list(RUNTIMES))
+@pytest.mark.parametrize(
+    "runtime",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "compiled" else n for n in RUNTIMES],
+)
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_a_narrower_model_answers_in_every_runtime(family, runtime, tmp_path: Path):
     big = candidate(family)
