@@ -23,7 +23,7 @@ from ..search.records import Record
 from ..search.run import Run
 from .words import listed
 
-SAME: Final = ("model", "task", "workload")
+SAME: Final = ("model", "task", "workload", "constraints")
 """Sections of the study that should agree, or figures are not of the same thing."""
 
 
@@ -33,7 +33,8 @@ class Standing:
 
     Args:
         run: its folder. trials: judged in full, the baseline apart. hours: of work.
-        points: on its front.
+        points: on its front; of these, the ones that are compared.
+        left_out: points of its front that were not confirmed, where test figures are compared.
         hypervolume: share of the common box that it dominates.
         among_all: how many of its points are on the front of all runs together.
         beaten_by: share of its points that some point of another run beats, by run.
@@ -44,6 +45,7 @@ class Standing:
     trials: int
     hours: float
     points: int
+    left_out: int
     hypervolume: float
     among_all: int
     beaten_by: Mapping[str, float]
@@ -71,16 +73,20 @@ def compare(
         `Standing`.
 
     Raises:
-        BadRequest: fewer than two runs, no common objective, other data, or a run without points.
+        BadRequest: fewer than two different runs, no common objective, other data, figures that are
+            modelled in one run and measured in another, or a run without points.
         UnknownName: an objective that a run did not store.
     """
-    if len(runs) < 2:
-        raise BadRequest(f"{len(runs)} run to compare; give at least two run folders")
+    if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
+        told = listed([str(run.folder) for run in runs])
+        raise BadRequest(f"{told}: give at least two run folders, each once")
     names = _objectives(runs, objectives)
     differ = [section for section in SAME if len({_section(run, section) for run in runs}) > 1]
     _refuse_other_data(names, differ)
-    fronts = {_name(run): _front(run, names, tested) for run in runs}
+    records = {_name(run): _records(run, names, tested) for run in runs}
+    _refuse_other_sources(names, records)
     signs = np.array([sign(runs[0], name) for name in names])
+    fronts = {name: _losses(found, names, signs) for name, found in records.items()}
     together = np.vstack(list(fronts.values()))
     ideal, reference = together.min(axis=0), just_beyond(together)
     return {
@@ -118,6 +124,10 @@ def note(compared: Mapping[str, Any]) -> str:
         f"{listed(compared['objectives'])} on the {compared['split']} split",
         "hypervolume is a share of the box from the best figures to a tenth beyond the worst",
     ]
+    for row in compared["runs"]:
+        if row["left_out"]:
+            total = row["points"] + row["left_out"]
+            told.append(f"{row['run']}: {row['points']} of {total} points were confirmed")
     if compared["differ"]:
         told.append(f"the studies differ in {listed(compared['differ'])}")
     return "; ".join([*told, *compared["warnings"]])
@@ -161,17 +171,32 @@ def _name(run: Run) -> str:
     return str(run.folder)
 
 
-def _front(run: Run, names: Sequence[str], tested: bool) -> Array:
-    """`(n, m)` losses of a run's own front; in test figures, of those points that have them."""
-    records: Sequence[Record] = front_of(run, names).records
+def _records(run: Run, names: Sequence[str], tested: bool) -> tuple[Record, ...]:
+    """A run's own front; in test figures, of those points that have them."""
+    found = front_of(run, names).records
     if tested:
-        again = [own_repeat(run, record.number) for record in records]
-        records = [r for r in again if r and all(r.value(n) is not None for n in names)]
-    if not records:
+        again = (own_repeat(run, record.number) for record in found)
+        found = tuple(r for r in again if r and all(r.value(n) is not None for n in names))
+    if not found:
         what = "confirmed point" if tested else "trial"
         raise BadRequest(f"{run.folder} has no {what} with {listed(names)}; leave it out")
+    return found
+
+
+def _refuse_other_sources(names: Sequence[str], records: Mapping[str, Sequence[Record]]) -> None:
+    for name in names:
+        sources = {r.measurements[name].source for found in records.values() for r in found}
+        if {"measured", "modelled"} <= sources:
+            raise BadRequest(
+                f"{name} is measured in one run and modelled in another; compare runs of one "
+                "meter, or choose other --objectives"
+            )
+
+
+def _losses(records: Sequence[Record], names: Sequence[str], signs: Array) -> Array:
+    """`(n, m)`, lower is better."""
     figures = [[r.measurements[name].value for name in names] for r in records]
-    return np.array(figures, dtype=np.float64) * [sign(run, name) for name in names]
+    return np.array(figures, dtype=np.float64) * signs
 
 
 def _standing(
@@ -188,6 +213,7 @@ def _standing(
         trials=sum(record.state == "final" for record in run.records),
         hours=sum(record.seconds for record in (*run.records, *_baseline(run))) / 3600.0,
         points=len(mine),
+        left_out=len(front_of(run, names).records) - len(mine),
         hypervolume=hypervolume((mine - low) / (high - low), np.ones(len(names))),
         among_all=sum(bool((common == row).all(axis=1).any()) for row in mine),
         beaten_by={name: _beaten(mine, front) for name, front in others.items()},

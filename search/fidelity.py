@@ -21,8 +21,8 @@ Losses = Callable[[Record], Sequence[float] | None]
 Excess = Callable[[Record], float]
 """How far a record is beyond the limits that count at its rung; 0 where it keeps them."""
 
-ETA = 2.0
-"""Half of those that finished a rung go on: with few trials, a harsher cut loses the front."""
+PROMOTED = 0.5
+"""Share of those that finished a rung that go on; with few trials a harsher cut loses the front."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def promotions(
     records: Sequence[Record],
     losses: Losses,
     rungs: Sequence[float],
-    eta: float = ETA,
+    share: float = PROMOTED,
     excess: Excess = _keeps_all,
 ) -> list[int]:
     """Paused trials that deserve the next rung, the highest rung's best first.
 
-    At each rung the best `1 / eta` of those that have finished it go on, never fewer than one;
+    At each rung the best share of those that have finished it go on, never fewer than one;
     better is to keep the limits, then to break them by less, then a lower non-dominated rank, then
     more hypervolume, then the lower number.
 
@@ -71,18 +71,18 @@ def promotions(
         records: every trial; baseline and repeats play no part.
         losses: of a record.
         rungs: shares of full fidelity, ascending.
-        eta: at least 1; 1 promotes everything.
+        share: in (0, 1]; 1 promotes everything.
         excess: of a record, as it stood at the rung.
 
     Returns:
         Numbers of paused trials. Whether the budget allows them is the caller's business.
     """
-    if eta < 1.0:
-        raise ValueError(f"eta must be at least 1, not {eta}")
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"share must lie in (0, 1], not {share}")
     promoted: list[int] = []
     for rung in reversed(range(len(rungs) - 1)):
         finished = _finished(records, rung)
-        quota = max(1, int(len(finished) / eta))
+        quota = max(1, int(len(finished) * share + 1e-9))  # 0.29 of 100 is 28.999...
         best = [finished[i] for i in _order(finished, losses, excess)[:quota]]
         # `finished` holds records cut at this rung: whether a trial went on is asked of the whole.
         waits = {r.number for r in records if r.state == "paused" and r.rungs[-1].rung == rung}

@@ -189,17 +189,19 @@ class Knowledge:
     def promote(self, records: Sequence[Record]) -> list[int]:
         """Numbers of the paused trials that go on, best first.
 
-        Of the limits count those that further training cannot mend.
+        Of the limits count those that further training cannot mend: all, where rungs are of items
+        alone.
         """
-        table = metrics()
+        table, fidelity = metrics(), self.study.fidelity
         fixed = {name for name, row in table.items() if row.needs != "trained"}
-        limits = [limit for limit in self.limits() if limit.metric in fixed]
+        limits = [limit for limit in self.limits() if not limit.open]
+        if fidelity.of != "items":
+            limits = [limit for limit in limits if limit.metric in fixed]
 
         def excess(record: Record) -> float:
             return sum(max(0.0, found) for found in _violations(record, limits).values())
 
-        fidelity = self.study.fidelity
-        return promotions(records, self.losses, fidelity.rungs, 1.0 / fidelity.promote, excess)
+        return promotions(records, self.losses, fidelity.rungs, fidelity.promote, excess)
 
     def violations(self, record: Record) -> Mapping[str, float]:
         """By limit, above 0 where a record breaks it; a limit without a figure counts as broken."""

@@ -17,7 +17,7 @@ from ..evaluators.tasks.spec import DEFAULT_SHARES
 from ..spaces.paper import Workload
 from ..spaces.task import TaskKind
 from .budget import Budget
-from .fidelity import ETA
+from .fidelity import PROMOTED
 from .limits import convert
 
 Split = Literal["train", "calibration", "validation", "test"]
@@ -160,7 +160,7 @@ class FidelitySection(Section):
     of: Literal["steps and items", "items"] = "steps and items"
     """What a lower rung has less of: steps of the recipe and validation items, or items alone;
     then every training is whole, as suits candidates that share one."""
-    promote: Annotated[float, Field(gt=0, le=1)] = 1.0 / ETA
+    promote: Annotated[float, Field(gt=0, le=1)] = PROMOTED
     """Share of the trials that have finished a rung that go on to the next."""
 
     @model_validator(mode="after")

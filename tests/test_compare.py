@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,23 +23,28 @@ from report_cases import made_up_run
 HALVED = ("latency_p50", "model_bytes")
 
 
-def better(run: Run, folder: str) -> Run:
-    """The same run with every trial half as slow and half as large."""
-
-    def halved(name: str, figure: Measurement) -> Measurement:
-        return replace(figure, value=figure.value / 2) if name in HALVED else figure
-
+def changed(run: Run, folder: str, figure: Callable[[str, Measurement], Measurement]) -> Run:
+    """The same run in another folder, every trial's figures changed."""
     records = tuple(
         replace(
             record,
             rungs=tuple(
-                replace(r, measurements={n: halved(n, m) for n, m in r.measurements.items()})
+                replace(r, measurements={n: figure(n, m) for n, m in r.measurements.items()})
                 for r in record.rungs
             ),
         )
         for record in run.records
     )
     return replace(run, folder=Path(folder), records=records)
+
+
+def better(run: Run, folder: str) -> Run:
+    """The same run with every trial half as slow and half as large."""
+
+    def halved(name: str, figure: Measurement) -> Measurement:
+        return replace(figure, value=figure.value / 2) if name in HALVED else figure
+
+    return changed(run, folder, halved)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,7 @@ def test_a_run_that_is_better_everywhere_beats_every_point_of_the_other(run: Run
 def test_equal_runs_hold_the_same_and_beat_nothing(run: Run):
     one, other = compare([run, replace(run, folder=Path("two"))], ["accuracy", "flops"])["runs"]
     assert one["hypervolume"] == other["hypervolume"]
+    assert one["left_out"] == 0
     assert set(one["beaten_by"].values()) == {0.0}
     assert one["points"] == len(front_of(run, ["accuracy", "flops"]).records)
 
@@ -75,7 +82,10 @@ def test_the_hypervolume_of_one_objective_is_the_share_between_worst_and_best(ru
 def test_tested_figures_are_those_of_confirmed_points(run: Run):
     found = compare([run, better(run, "two")], tested=True)
     assert found["split"] == "test"
-    assert found["runs"][0]["points"] == len(run.confirmations) == 3
+    row = found["runs"][0]
+    assert row["points"] == len(run.confirmations) == 3
+    assert row["left_out"] == len(front_of(run).records) - 3 > 0
+    assert f"3 of {3 + row['left_out']} points were confirmed" in note(found)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +108,16 @@ def test_what_cannot_be_compared_is_refused(run: Run, runs, wanted, tested, word
         compare(given, wanted, tested=tested)
 
 
+def test_modelled_and_measured_figures_are_not_held_against_each_other(run: Run):
+    def measured(figure: Measurement) -> Measurement:
+        return replace(figure, source="measured")
+
+    other = changed(run, "two", lambda name, m: measured(m) if name == "energy" else m)
+    with pytest.raises(BadRequest, match="measured in one run and modelled in another"):
+        compare([run, other], ["accuracy", "energy"])
+    assert compare([run, other], ["accuracy", "flops"])["runs"]
+
+
 def test_other_workloads_are_compared_and_told(run: Run):
     other = replace(run, folder=Path("two"), study={**run.study, "workload": {"batch": 8}})
     found = compare([run, other])
@@ -107,7 +127,7 @@ def test_other_workloads_are_compared_and_told(run: Run):
 
 def test_a_metric_that_one_run_lacks_is_an_unknown_name(run: Run):
     with pytest.raises(UnknownName, match="carbon"):
-        compare([run, run], ["carbon"])
+        compare([run, better(run, "two")], ["carbon"])
 
 
 def test_the_verb_prints_rows_and_json(run: Run, tmp_path: Path, capsys):

@@ -43,12 +43,12 @@ def test_the_better_half_of_a_rung_goes_on():
 
 
 def test_a_single_trial_is_promoted_rather_than_none():
-    assert promotions([record(7, (1.0, 1.0))], losses, RUNGS, eta=4.0) == [7]
+    assert promotions([record(7, (1.0, 1.0))], losses, RUNGS, share=0.25) == [7]
 
 
 def test_dominance_decides_before_hypervolume():
     records = [record(0, (0.0, 9.0)), record(1, (9.0, 0.0)), record(2, (1.0, 9.5))]
-    assert set(promotions(records, losses, RUNGS, eta=1.5)) == {0, 1}
+    assert set(promotions(records, losses, RUNGS, share=2 / 3)) == {0, 1}
 
 
 def test_of_equal_rank_the_one_that_adds_most_hypervolume_goes_first():
@@ -56,7 +56,7 @@ def test_of_equal_rank_the_one_that_adds_most_hypervolume_goes_first():
     records += [record(3, (10.0, 0.0))]
     first, second = promotions(records, losses, RUNGS)
     assert {first, second} == {0, 3}
-    assert promotions(records[1:], losses, RUNGS, eta=3.0) == [3]
+    assert promotions(records[1:], losses, RUNGS, share=1 / 3) == [3]
 
 
 def test_those_that_went_on_count_among_the_best():
@@ -87,7 +87,7 @@ def test_baseline_repeats_and_missing_figures_are_never_promoted():
         record(2, (5.0, 5.0)),
         record(3, (6.0, 6.0)),
     ]
-    assert promotions(records, losses, RUNGS, eta=3.0) == [2]
+    assert promotions(records, losses, RUNGS, share=1 / 3) == [2]
     assert promotions([record(1, None)], losses, RUNGS) == []
 
 
@@ -99,7 +99,7 @@ def test_a_trial_within_the_limits_goes_before_a_better_one_beyond_them():
         return beyond[one.number]
 
     assert promotions(records, losses, RUNGS, excess=excess) == [2, 3]
-    assert promotions(records, losses, RUNGS, eta=1.0, excess=excess) == [2, 3, 1, 0]
+    assert promotions(records, losses, RUNGS, share=1.0, excess=excess) == [2, 3, 1, 0]
 
 
 def test_limits_on_what_training_changes_do_not_count_at_a_lower_rung():
@@ -126,19 +126,24 @@ def test_limits_on_what_training_changes_do_not_count_at_a_lower_rung():
 def test_nothing_is_promoted_without_rungs_or_trials():
     assert promotions([], losses, RUNGS) == []
     assert promotions([record(0, (1.0, 1.0), state="final")], losses, (1.0,)) == []
-    with pytest.raises(ValueError, match="at least 1"):
-        promotions([], losses, RUNGS, eta=0.5)
+    with pytest.raises(ValueError, match="in \\(0, 1\\]"):
+        promotions([], losses, RUNGS, share=1.5)
 
 
 pairs = st.tuples(st.integers(0, 5).map(float), st.integers(0, 5).map(float))
 
 
-@given(st.lists(pairs, max_size=12), st.floats(1.0, 5.0))
-def test_promotion_is_bounded_and_does_not_depend_on_the_order_of_records(figures, eta):
+@given(st.lists(pairs, max_size=12), st.floats(0.2, 1.0))
+def test_promotion_is_bounded_and_does_not_depend_on_the_order_of_records(figures, share):
     records = [record(i, pair) for i, pair in enumerate(figures)]
-    promoted = promotions(records, losses, RUNGS, eta)
-    assert promoted == promotions(records[::-1], losses, RUNGS, eta)
-    assert len(promoted) == len(set(promoted)) <= max(1, len(records) / eta)
+    promoted = promotions(records, losses, RUNGS, share)
+    assert promoted == promotions(records[::-1], losses, RUNGS, share)
+    assert len(promoted) == len(set(promoted)) <= max(1, len(records) * share + 1e-9)
+
+
+def test_a_share_of_many_is_not_one_fewer_for_the_sake_of_a_digit():
+    records = [record(i, (float(i), float(i))) for i in range(100)]
+    assert len(promotions(records, losses, RUNGS, 0.29)) == 29
 
 
 def test_a_rung_that_misleads_is_told():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from ...spaces.device import CPU
+from ..devices.here import device_name
 from ..devices.table import DEFAULT_REGION, Device, device_row, grid, pue
 from ..measurement import Measurement, missing
 from ..metric import Evidence, Metric
@@ -86,7 +87,8 @@ def training_energy(evidence: Evidence) -> Measurement:
 
 def host_row(evidence: Evidence) -> Device | None:
     """The device row of the machine that timed and trained; None: unknown, or not in the table."""
-    timed = evidence.timings.device if evidence.timings else evidence.workload.device
+    workload = evidence.workload
+    timed = evidence.timings.device if evidence.timings else device_name(workload.device)
     if evidence.workload.torch_device != CPU:
         return device_row(timed)
     return device_row(str(evidence.setting("device", timed)))
