@@ -55,6 +55,9 @@ from .joint_table import (
 
 STUDY: Final = Path(__file__).parents[1] / "examples" / "joint.yaml"
 
+WHOLE: Final = "fidelity.rungs=[1.0]"
+"""A table holds whole trials, whatever the study's rungs."""
+
 MOMENTS: Final = tuple(i / 20 for i in range(1, 21))
 """Shares of the time after which the hypervolume is taken."""
 
@@ -309,8 +312,9 @@ def fill(ground: Ground, folder: Path, seeds: int, minutes: float | None, worker
         if not missing:
             return added
         ended = record(ground, folder, list(missing.values()), None)
-        added += len(read_table(folder)) - len(records)
-        if ended is INTERRUPTED:
+        new = len(read_table(folder)) - len(records)
+        added += new
+        if ended is INTERRUPTED or not new:
             return added
 
 
@@ -337,7 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module's docstring."""
     asked = _parser().parse_args(arguments)
     try:
-        study = load_study(asked.study)
+        study = load_study(asked.study, [WHOLE])
         ground = Ground(study, load_material(study, cache_root() / "data"))
         told: Mapping[str, Any] = asked.command(ground, asked)
     except ParetuneError as error:
