@@ -240,8 +240,7 @@ def _rung_line(row: dict[str, Any]) -> str:
 
 
 def _doubts(run: Run, front: Front) -> list[str]:
-    limited = [limit.metric for limit in written_limits(run)]
-    return doubts(run, front.records, [*front.objectives, *limited])
+    return doubts(run, front.records, front.objectives)
 
 
 def _narrow(configuration: str) -> str:

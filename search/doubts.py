@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ..evaluators.catalogue import metrics as catalogue
 from ..evaluators.compute.probe import drift
 from .against import Z95, own_repeat
+from .front import written_limits
 from .records import Record
 from .run import Run
 
@@ -56,8 +58,11 @@ def timing_doubts(run: Run, records: Sequence[Record], metrics: Sequence[str]) -
     """What speaks against the latencies of some records, and of the baseline beside them.
 
     Args:
-        run: as read. records: that are shown. metrics: those that were not timed have no doubts.
+        run: as read. records: that are shown.
+        metrics: that they are judged by, the run's limits apart; those that rest on no timing
+            session have no doubts.
     """
+    metrics = [*metrics, *(limit.metric for limit in written_limits(run))]
     baseline = [run.baseline] if run.baseline else []
     shown = [*baseline, *(r for r in records if r not in baseline)]
     found = _in_words(_named(shown, metrics), "")
@@ -90,7 +95,7 @@ def disturbed(conditions: Mapping[str, Any]) -> bool:
         conditions: of the figure.
     """
     alone = conditions.get("threads") == 1
-    return alone and (conditions.get("cpu_share") or 1.0) < QUIET_SHARE
+    return alone and conditions.get("cpu_share", 1.0) < QUIET_SHARE
 
 
 def drifted(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> float | None:
@@ -114,10 +119,16 @@ def pace(by: float) -> str:
 def _named(
     records: Sequence[Record], metrics: Sequence[str]
 ) -> list[tuple[Record, Mapping[str, Any]]]:
-    """Records, each with the conditions of the first of some metrics that was timed."""
+    """Records, each with the conditions of its timing session, where a metric rests on one.
+
+    Energy, carbon and prices are computed from the session that latency was taken in.
+    """
+    table = catalogue()
+    if not any(table[name].pieces & {"timings", "power"} for name in metrics if name in table):
+        return []
     found: list[tuple[Record, Mapping[str, Any]]] = []
     for record in records:
-        figures = (record.measurements.get(name) for name in metrics)
+        figures = (record.measurements.get(name) for name in ("latency_p50", "tpot_p50", *metrics))
         timed = [dict(figure.conditions) for figure in figures if figure is not None]
         timed = [pairs for pairs in timed if {"cpu_share", "probe_ms"} & set(pairs)]
         if timed:

@@ -177,7 +177,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 def run_id(folder: Path) -> str:
     """A name that no other run has, and that stays wherever the run's study is moved."""
     about = read_about(folder)
-    return str(about.get("id", about["name"]))
+    return str(about.get("id", folder.resolve()))
 
 
 def storage_stamp(folder: Path, about: Mapping[str, Any]) -> list[list[int]] | None:
