@@ -2,7 +2,6 @@
 
 A surrogate that sees totals learns in a few trials what raw choices teach it in many. The counts
 leave out biases and norms: they are features, not figures; those come from `profile.parameters`.
-Raise `FEATURES_VERSION` when the list or a meaning changes.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from .configuration import SLOTS, Configuration
 from .paper import Paper
 from .profile import Adapter, Group, Layer, Profile, Sparsity, is_thin
 from .recipe import LossKind, Recipe
-
-FEATURES_VERSION: Final = 2
 
 TOKENS: Final = 128
 """Tokens of the text for which the attention products are counted: enough to weigh them."""

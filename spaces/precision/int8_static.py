@@ -69,9 +69,13 @@ class FixRanges:
         found = entering_ranges(candidate, bench, weights, self.percentile / 100)
         for name, (low, high) in found.items():
             if not math.isfinite(high - low):
-                raise StepFailed("diverged", f"what enters {name} is not finite everywhere")
+                raise StepFailed(
+                    "diverged",
+                    f"what enters {name} is not finite everywhere; choose a lower learning rate, "
+                    "or a precision that reads no data",
+                )
             grids |= as_ranges(name, low, high)
-        return replace(candidate, grids=grids)
+        return replace(candidate, grids=grids, train_state=None)
 
 
 class Int8Static:

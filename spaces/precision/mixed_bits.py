@@ -105,7 +105,8 @@ class PickLayers:
         for (group, layers), forms in open_.items():
             dealt[group, layers] = assigned([errors[group, layer] for layer in layers], forms)
         note = as_note(by_layer(profile, dealt))
-        return replace(candidate, notes={**(candidate.notes or {}), **note})
+        notes = {**(candidate.notes or {}), **note}
+        return replace(candidate, notes=notes, train_state=None)
 
 
 class MixedBits:

@@ -67,7 +67,18 @@ class Mixed:
         if "layers" in losing:
             found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
             found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance", "similarity"))
-        return [*found, *unanswerable(paper, settings)]
+        if {"heads", "ffn"} & set(losing):
+            found |= dict.fromkeys(unanswerable(paper, settings))
+        return [*found]
+
+    def canonical(self, settings: Settings) -> Settings:
+        """What judges units that all stay is written like its default."""
+        told = dict(settings)
+        if float(told["heads_keep"]) == float(told["ffn_keep"]) == 1:
+            told |= {IMPORTANCE.name: IMPORTANCE.default, SLOPE.name: SLOPE.default}
+        if float(told["layers_keep"]) == 1:
+            told["layer_importance"] = CHOICE.default
+        return told
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change per kind that loses something."""
