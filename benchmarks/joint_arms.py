@@ -114,10 +114,14 @@ def joint(search: Search) -> None:
 
 
 def habit(search: Search) -> Choice:
-    """First the fine-tuning alone, then everything else on the best one; which one that was."""
-    space = search.ground.study.space
-    search.over({"finetuning": space["finetuning"]}, search.minutes / 2)
+    """First the fine-tuning alone, then everything else on the best one; which one that was.
+
+    The architecture stays the one that was fine-tuned: a sub-network would be fine-tuned anew.
+    """
+    space = dict(search.ground.study.space)
+    search.over(alone_space(search.ground, "finetuning"), search.minutes / 2)
     best = best_finetuning(list(search.storage.records.values()))
+    space.pop("architecture", None)
     search.over({**space, "finetuning": only(best)}, search.minutes)
     return best
 
@@ -147,7 +151,8 @@ def best_finetuning(records: Sequence[Record]) -> Choice:
     plain = [
         (value, -record.number, choice)
         for record in records
-        if record.state == "final" and len(record.configuration.choices) == 1
+        if record.state == "final"
+        and not {slot for slot, _ in record.configuration} - {"recipe", "finetuning"}
         for choice in [record.configuration.get("finetuning")]
         for value in [record.value(QUALITY)]
         if choice is not None and value is not None
