@@ -360,7 +360,7 @@ def test_a_cluster_finds_what_one_process_finds(toy, tmp_path, begin, ray_here):
     driver, storage = begin()
     events = []
     done = run_cluster(driver, toy.work, Cluster(workers=2), listen=events.append)
-    assert "8 trials" in done.reason
+    assert "7 trials and the baseline" in done.reason
     assert [toy.plain(r) for _, r in sorted(storage.records.items())] == alone
     assert [e.kind for e in events if e.number == 3] == ["asked", "told"]
 
