@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
-from ..steps import Bench, Phase, Reads, Step
+from ..steps import Bench, Step
 from ..technique import Targets
-from .declare import few_bits, few_bits_knobs
+from .declare import Calibrated, few_bits, few_bits_knobs
 from .folds import fold_objections
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ScaleAndRound:
+class ScaleAndRound(Calibrated):
     """Scales channels where an exact fold exists, cuts extremes, rounds; block by block.
 
     Args:
@@ -30,19 +30,11 @@ class ScaleAndRound:
 
     by_columns: bool
     name: ClassVar[str] = "awq.round"
-    version: ClassVar[int] = 1
-    phase: ClassVar[Phase] = Phase.PRECISION
-    draws: ClassVar[bool] = False
-    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration", "formats"})
 
     @property
     def settings(self) -> Settings:
         """How it rounds."""
         return {"by_columns": self.by_columns}
-
-    def on_paper(self, paper: Paper) -> Paper:
-        """The paper as it is: formats were declared before."""
-        return paper
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The candidate on the numbers that will be stored.

@@ -52,6 +52,19 @@ class Declare:
         return replace(paper, profile=paper.profile.with_formats(dict(self.formats)))
 
 
+class Calibrated:
+    """What steps share that look at the calibration split after formats were declared."""
+
+    version: ClassVar[int] = 1
+    phase: ClassVar[Phase] = Phase.PRECISION
+    draws: ClassVar[bool] = False
+    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration", "formats"})
+
+    def on_paper(self, paper: Paper) -> Paper:
+        """The paper as it is: formats were declared before."""
+        return paper
+
+
 def embeddings_knob(method: FormatName) -> Hyperparameter:
     """The format of the embedding tables: the method's unless told otherwise."""
     values = NAMES if method in NAMES else (*NAMES, method)

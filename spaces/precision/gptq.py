@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
-from ..steps import Bench, Phase, Reads, Step
+from ..steps import Bench, Step
 from ..technique import Targets
-from .declare import few_bits, few_bits_knobs
+from .declare import Calibrated, few_bits, few_bits_knobs
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class RoundByColumns:
+class RoundByColumns(Calibrated):
     """Rounds every matrix for the error of its outputs, block by block.
 
     Args:
@@ -29,19 +29,11 @@ class RoundByColumns:
 
     ordered: bool
     name: ClassVar[str] = "gptq.round"
-    version: ClassVar[int] = 1
-    phase: ClassVar[Phase] = Phase.PRECISION
-    draws: ClassVar[bool] = False
-    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration", "formats"})
 
     @property
     def settings(self) -> Settings:
         """Whether columns are put in order."""
         return {"ordered": self.ordered}
-
-    def on_paper(self, paper: Paper) -> Paper:
-        """The paper as it is: formats were declared before."""
-        return paper
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The candidate on the numbers that will be stored.

@@ -11,9 +11,9 @@ from ...errors import StepFailed
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
-from ..steps import Bench, Phase, Reads, Step
+from ..steps import Bench, Step
 from ..technique import Targets
-from .declare import Declare, embeddings_knob, head_knob, matrices_and_tables
+from .declare import Calibrated, Declare, embeddings_knob, head_knob, matrices_and_tables
 
 if TYPE_CHECKING:
     from ..candidate import Candidate
@@ -24,7 +24,7 @@ the largest."""
 
 
 @dataclass(frozen=True)
-class FixRanges:
+class FixRanges(Calibrated):
     """Fixes the range of what enters every matrix that was declared int8_static.
 
     Args:
@@ -33,19 +33,11 @@ class FixRanges:
 
     percentile: float
     name: ClassVar[str] = "int8_static.ranges"
-    version: ClassVar[int] = 1
-    phase: ClassVar[Phase] = Phase.PRECISION
-    draws: ClassVar[bool] = False
-    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration", "formats"})
 
     @property
     def settings(self) -> Settings:
         """The percentile."""
         return {"percentile": self.percentile}
-
-    def on_paper(self, paper: Paper) -> Paper:
-        """The paper as it is: formats were declared before."""
-        return paper
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The same weights, with the ranges in `grids`.

@@ -12,7 +12,7 @@ from ..paper import Paper
 from ..profile import BITS, Format, FormatName, Group, Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
-from .declare import GROUP_SIZE, Declare, embeddings_knob, form, head_knob
+from .declare import GROUP_SIZE, Calibrated, Declare, embeddings_knob, form, head_knob
 from .gptq import RoundByColumns
 from .mix import AVERAGES, Kin, Reach, as_reach, by_layer, dealt_on_paper, mixes
 
@@ -63,23 +63,15 @@ class DeclareLayers:
 
 
 @dataclass(frozen=True)
-class PickLayers:
+class PickLayers(Calibrated):
     """Picks the layers for the declared formats: the least divergence of the answers in sum."""
 
     name: ClassVar[str] = "mixed_bits.pick"
-    version: ClassVar[int] = 1
-    phase: ClassVar[Phase] = Phase.PRECISION
-    draws: ClassVar[bool] = False
-    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration", "formats"})
 
     @property
     def settings(self) -> Settings:
         """None: formats and how many there are of each were declared before."""
         return {}
-
-    def on_paper(self, paper: Paper) -> Paper:
-        """The paper as it is."""
-        return paper
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The same weights; `notes["formats"]` says which layer is stored how.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
-from ..steps import Bench, Phase, Reads, Step
+from ..steps import Bench, Step
 from ..technique import Targets
-from .declare import Declare, embeddings_knob, head_knob, matrices_and_tables
+from .declare import Calibrated, Declare, embeddings_knob, head_knob, matrices_and_tables
 from .folds import fold_objections, has_folds
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Smooth:
+class Smooth(Calibrated):
     """Moves sizes from activations into weights at every exact fold; the answers stay.
 
     Args:
@@ -31,19 +31,11 @@ class Smooth:
 
     strength: float
     name: ClassVar[str] = "smoothquant.smooth"
-    version: ClassVar[int] = 1
-    phase: ClassVar[Phase] = Phase.PRECISION
-    draws: ClassVar[bool] = False
-    reads: ClassVar[frozenset[Reads]] = frozenset({"calibration", "formats"})
 
     @property
     def settings(self) -> Settings:
         """The share."""
         return {"strength": self.strength}
-
-    def on_paper(self, paper: Paper) -> Paper:
-        """The paper as it is: formats were declared before."""
-        return paper
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
         """The candidate with other weights and the same answers; the runtime rounds it.
