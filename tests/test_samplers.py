@@ -352,13 +352,16 @@ def test_knobs_that_repeat_over_layers_become_totals_and_thirds():
     sample += [{"w_0": 4, "w_1": 3, "w_2": 2, "w_3": 1, "lr": 1e-1, "kind": "b"}]
     numbering = Knobs.of(sample)
     row = numbering.encode(sample[0])
-    assert row == pytest.approx([math.log(1e-3), 1, 0, 10, 1, 2.5, 4, 1.25**0.5])
-    assert numbering.encode({"kind": "b"}) == pytest.approx([math.log(1e-2), 0, 1] + [0] * 5)
+    totals = [10, 1, 2.5, 4, 1.25**0.5]
+    assert row == pytest.approx([math.log(1e-3), 1, 0, *totals, 1, 2, 3, 4])
+    assert numbering.ties(2).tolist() == [0, 1, *range(2, 5), *range(5, 10), *[10] * 4]
+    assert numbering.encode({"kind": "b"}) == pytest.approx([math.log(1e-2), 0, 1] + [0] * 9)
 
 
 def test_columns_that_say_nothing_new_are_left_out():
     x = np.random.default_rng(0).standard_normal(50)
     y = np.random.default_rng(1).standard_normal(50)
-    scaling = Scaling.of(np.stack([x, np.ones(50), 3 * x + 1, y], axis=1))
+    scaling = Scaling.of(np.stack([x, np.ones(50), 3 * x + 1, y], axis=1), np.array([3, 0, 1, 3]))
+    assert scaling.tied.tolist() == [0, 0]
     assert scaling.keep.tolist() == [0, 3]
     assert np.abs(scaling(np.array([[1e9, 1.0, 0.0, -1e9]]))).max() == 4.0

@@ -13,16 +13,30 @@ from paretune.search.samplers.acquisition import (
 )
 from paretune.search.samplers.belief import Scale, fitting_count, learn
 from paretune.search.samplers.problem import Memory
-from paretune.search.samplers.surrogate import Kernel, condition, fit, negative_log_posterior
+from paretune.search.samplers.surrogate import (
+    Array,
+    Groups,
+    Kernel,
+    condition,
+    fit,
+    negative_log_posterior,
+)
 from scipy.optimize import approx_fprime
 
 
 def test_the_gradient_of_the_likelihood_is_the_slope_of_its_value():
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((12, 3)), rng.standard_normal(12)
-    theta = np.array([0.3, -0.2, 0.8, 0.1, -2.0])
-    slope = approx_fprime(theta, lambda t: negative_log_posterior(t, inputs, targets)[0], 1e-6)
-    assert negative_log_posterior(theta, inputs, targets)[1] == pytest.approx(slope, rel=1e-3)
+    for tied, lengths in (np.arange(3), [0.3, -0.2, 0.8]), (np.array([0, 1, 1]), [0.3, -0.2]):
+        theta = np.array([*lengths, 0.1, -2.0])
+
+        def value(t: Array, tied: Groups = tied) -> float:
+            return negative_log_posterior(t, inputs, targets, tied)[0]
+
+        slope = approx_fprime(theta, value, 1e-6)
+        assert negative_log_posterior(theta, inputs, targets, tied)[1] == pytest.approx(
+            slope, rel=1e-3
+        )
 
 
 def test_a_process_without_noise_goes_through_what_it_saw():
@@ -46,6 +60,13 @@ def test_the_fit_finds_which_feature_matters():
     kernel = fit(inputs, np.sin(2 * inputs[:, 1]))
     assert np.argmin(kernel.lengths) == 1
     assert kernel.noise < 0.05
+
+
+def test_features_that_share_a_length_have_one():
+    rng = np.random.default_rng(2)
+    inputs = rng.standard_normal((40, 4))
+    kernel = fit(inputs, inputs[:, 1] + inputs[:, 2], np.array([0, 1, 1, 2]))
+    assert kernel.lengths[1] == kernel.lengths[2] < kernel.lengths[0]
 
 
 def test_one_row_is_enough_to_fit():
@@ -118,8 +139,8 @@ def test_a_trial_under_way_is_taken_to_come_out_as_believed():
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((10, 2)), rng.standard_normal(10)
     waiting, all_rows = np.array([[3.0, 3.0]]), np.ones(10, dtype=bool)
-    before = learn(Memory(), inputs, targets, all_rows, np.zeros((0, 2)))
-    after = learn(Memory(), inputs, targets, all_rows, waiting)
+    before = learn(Memory(), inputs, targets, all_rows, np.zeros((0, 2)), np.arange(2))
+    after = learn(Memory(), inputs, targets, all_rows, waiting, np.arange(2))
     assert after.predict(waiting)[0] == pytest.approx(before.predict(waiting)[0], abs=1e-2)
     assert after.predict(waiting)[1][0] < before.predict(waiting)[1][0]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .problem import Memory
-from .surrogate import Kernel, Posterior, condition, fit
+from .surrogate import Groups, Kernel, Posterior, condition, fit
 
 Array = NDArray[np.float64]
 
@@ -66,12 +66,12 @@ class Scale:
         return np.minimum(self(values), self.cap)
 
 
-def fitted_kernel(memory: Memory, inputs: Array, targets: Array) -> Kernel:
+def fitted_kernel(memory: Memory, inputs: Array, targets: Array, tied: Groups) -> Kernel:
     """The hyper-parameters for these rows; a function of the rows alone."""
     step = -(-len(inputs) // MOST_FITTED)
     rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
     name = hashlib.sha256(rows.tobytes() + figures.tobytes()).digest()
-    return memory.recall(("kernel", name), lambda: fit(rows, figures))
+    return memory.recall(("kernel", name), lambda: fit(rows, figures, tied))
 
 
 def fitting_count(finished: int) -> int:
@@ -80,7 +80,12 @@ def fitting_count(finished: int) -> int:
 
 
 def learn(
-    memory: Memory, inputs: Array, targets: Array, fitted: NDArray[np.bool_], waiting: Array
+    memory: Memory,
+    inputs: Array,
+    targets: Array,
+    fitted: NDArray[np.bool_],
+    waiting: Array,
+    tied: Groups,
 ) -> Posterior:
     """What is believed about one figure.
 
@@ -89,8 +94,9 @@ def learn(
         targets: `(n,)` figures on their scale.
         fitted: `(n,)` whether hyper-parameters are fitted to the row.
         waiting: `(w, d)` trials under way.
+        tied: `(d,)` which length scale each feature has.
     """
-    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted])
+    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted], tied)
     inputs, targets = inputs[-MOST_ROWS:], targets[-MOST_ROWS:]
     believed = condition(kernel, inputs, targets)
     if len(waiting) == 0:

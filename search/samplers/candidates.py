@@ -21,6 +21,7 @@ from .encoding import Knobs, Scaling, flat
 from .observations import Observation
 from .pool import Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
 from .problem import Memory, Problem
+from .surrogate import Groups
 
 Array = NDArray[np.float64]
 
@@ -84,9 +85,10 @@ class Candidates:
         if not legal:
             raise NothingLeft(f"none of {SAMPLE} random configurations is legal; widen the space")
         numbering = Knobs.of([flat(d) for d, _ in legal])
-        rows = [self._raw(d, paper, numbering) for d, paper in legal]
+        rows = np.array([self._raw(d, paper, numbering) for d, paper in legal])
+        ties = self._ties(rows.shape[1], numbering)
         found = {name: dist for d in draws for name, dist in d.distributions.items()}
-        return Basis(numbering, Scaling.of(np.array(rows)), found)
+        return Basis(numbering, Scaling.of(rows, ties), found)
 
     def scaled(self, candidates: Sequence[Candidate]) -> Array:
         """Standardised features, `(n, k)`."""
@@ -160,9 +162,9 @@ class Candidates:
             NothingLeft: none is legal, admitted and new.
         """
         random = self._random(size * 7 // 10, 1 + turn // BLOCK_LIFE)
-        near = self.varied(parents, size * 3 // 10, asked, rng) if parents else []
+        near = self.varied(parents, size // 10, asked, rng) if parents else []
         if seen and self._problem.admits is not None:
-            near += self._drawn(_siblings(seen, size * 3 // 10, rng))
+            near += self._drawn(_siblings(seen, size // 5, rng))
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)
         if not pool:
@@ -221,6 +223,12 @@ class Candidates:
         seen = paper_features(drawn.configuration, paper)
         return np.array([*seen, *told, *numbering.encode(flat(drawn))])
 
+    def _ties(self, width: int, numbering: Knobs) -> Groups:
+        """Which length scale each of the numbers of `_raw` has."""
+        if self._problem.features is not None:
+            return np.arange(width)
+        return numbering.ties(width - len(numbering.ties(0)))
+
     def _ordering(self, candidates: Sequence[Candidate]) -> Array:
         """What strata are taken over: the first known objective, else the first feature."""
         if self._problem.known:
@@ -235,9 +243,9 @@ def _admitted(problem: Problem, candidate: Candidate) -> bool:
 
 
 def _random_rules(count: int, rng: np.random.Generator) -> Iterable[Choose]:
-    """Half structured, half even."""
+    """Seven of eight structured, one even."""
     for i in range(count):
-        yield structured(rng) if i % 2 else uniform(rng)
+        yield structured(rng) if i % 8 else uniform(rng)
 
 
 def _children(

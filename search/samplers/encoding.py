@@ -2,7 +2,9 @@
 
 Knobs are numbered by what a fixed sample of the space shows: numbers as they are (logarithms where
 they span a decade), names one-hot, inactive knobs in the middle. Numbers that repeat over layers
-become totals, means per third of the depth, and their spread: how much, roughly where, how evenly.
+become totals, means per third of the depth, and their spread: how much, roughly where, how evenly;
+and themselves, with one length scale for all: what a single layer adds is learnt once the totals
+are known.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from ...spaces.configuration import Configuration
 from ...spaces.paper_features import spread
 from .pool import Draw, stem
+from .surrogate import Groups
 
 Array = NDArray[np.float64]
 
@@ -88,8 +91,20 @@ class Knobs:
         for name, known in self.names.items():
             row += [float(str(values.get(name)) == option) for option in known]
         for members in self.families.values():
-            row += _totals([float(values[m]) for m in members if _number(values.get(m))])
+            there = {m: float(values[m]) for m in members if _number(values.get(m))}
+            row += _totals(list(there.values()))
+            middle = sum(there.values()) / len(there) if there else 0.0
+            row += [there.get(m, middle) for m in members]
         return row
+
+    def ties(self, before: int) -> Groups:
+        """Which length scale each number of `encode` has, counted on after `before` others."""
+        alone = len(self.numbers) + sum(len(known) for known in self.names.values())
+        groups, free = list(range(alone)), alone
+        for members in self.families.values():
+            groups += [*range(free, free + _TOTALS), *[free + _TOTALS] * len(members)]
+            free += _TOTALS + 1
+        return np.concatenate([np.arange(before), before + np.array(groups, dtype=np.intp)])
 
 
 @dataclass(frozen=True)
@@ -99,22 +114,25 @@ class Scaling:
     Args:
         keep: `(k,)` columns that vary and do not repeat another.
         centre, spread: `(k,)`.
+        tied: `(k,)` which length scale each has, counted from 0.
     """
 
     keep: NDArray[np.intp]
     centre: Array
     spread: Array
+    tied: Groups
 
     @staticmethod
-    def of(sample: Array) -> Scaling:
-        """The scaling that a sample `(n, d)` asks for."""
+    def of(sample: Array, ties: Groups) -> Scaling:
+        """The scaling that a sample `(n, d)` asks for, whose columns share lengths as `ties` says."""
         spread = sample.std(axis=0)
         varied = np.flatnonzero(spread > 1e-9 * (1.0 + np.abs(sample).max(axis=0)))
         scaled = (sample[:, varied] - sample[:, varied].mean(axis=0)) / spread[varied]
         alike = np.abs(np.triu(scaled.T @ scaled / len(sample), 1)).max(axis=0, initial=0.0)
         # Bytes follow parameters where formats are fixed: a twin only blurs the length scales.
         keep = varied[alike < 0.9999]
-        return Scaling(keep, sample[:, keep].mean(axis=0), spread[keep])
+        tied = np.unique(ties[keep], return_inverse=True)[1]
+        return Scaling(keep, sample[:, keep].mean(axis=0), spread[keep], tied)
 
     def __call__(self, rows: Array) -> Array:
         """`(n, d)` to `(n, k)`; cut at four spreads, so that nothing lies infinitely far."""
@@ -134,6 +152,10 @@ def _scale(values: set[Any]) -> tuple[bool, float]:
     log = low > 0 and high >= 10 * low
     middle = (math.log(low) + math.log(high)) / 2 if log else (low + high) / 2
     return log, float(middle)
+
+
+_TOTALS: Final = 5
+"""Numbers that `_totals` makes of a family."""
 
 
 def _totals(values: list[float]) -> list[float]:

@@ -20,7 +20,7 @@ from .belief import Scale, fitting_count, learn
 from .candidates import Candidate, Candidates
 from .observations import Observation
 from .problem import Memory
-from .surrogate import Posterior
+from .surrogate import Groups, Posterior
 
 Array = NDArray[np.float64]
 
@@ -156,7 +156,7 @@ def outlook(
         rows = np.isfinite(table.losses[:, j])
         if not (looked and j in looked[0].known) and rows.any():
             targets = scale.drawn_in(table.losses[rows, j])
-            models[j] = learn(memory, table.inputs[rows], targets, table.fitted[rows], here)
+            models[j] = _learnt(memory, table, rows, targets, here)
     base = Outlook(
         candidates=candidates,
         scales=scales,
@@ -185,6 +185,7 @@ class _Table:
     fitted: NDArray[np.bool_]
     violations: Mapping[str, Array]
     at_last: Array
+    tied: Groups
 
 
 def _table(
@@ -194,7 +195,7 @@ def _table(
     signs: Array,
 ) -> _Table:
     top = candidates.top_rung
-    features = candidates.scaled(looked)
+    features, tied = candidates.scaled(looked), candidates.basis.scaling.tied
     rows = [(i, sight) for i, trial in enumerate(trials) for sight in trial.sights]
     losses = np.array([_exact(sight.losses, looked[i], signs) for i, sight in rows])
     place = np.array([i for i, _ in rows], dtype=np.intp)
@@ -204,6 +205,7 @@ def _table(
     if top:
         inputs = np.hstack([inputs, distance[:, None]])
         features = np.hstack([features, np.zeros((len(features), 1))])
+        tied = np.append(tied, tied.max(initial=-1) + 1)
     ended = [i for i, trial in enumerate(trials) if trial.state == "seen"]
     fitted = set(ended[: fitting_count(len(ended))])
     names = sorted({name for _, sight in rows for name in sight.violations})
@@ -212,7 +214,7 @@ def _table(
     }
     mask = np.array([i in fitted for i in place], dtype=bool)
     shaped = losses.reshape(len(rows), len(signs))
-    return _Table(inputs, shaped, place, rung >= top, mask, violations, features)
+    return _Table(inputs, shaped, place, rung >= top, mask, violations, features, tied)
 
 
 def _exact(losses: Array, candidate: Candidate, signs: Array) -> Array:
@@ -246,7 +248,13 @@ def _limit(table: _Table, values: Array, memory: Memory, waiting: Array) -> Post
     rows = np.isfinite(values)
     targets = values[rows] / (float(np.std(values[rows])) or 1.0)
     targets = np.clip(targets, -3.0, 3.0)
-    return learn(memory, table.inputs[rows], targets, table.fitted[rows], waiting)
+    return _learnt(memory, table, rows, targets, waiting)
+
+
+def _learnt(
+    memory: Memory, table: _Table, rows: NDArray[np.bool_], targets: Array, waiting: Array
+) -> Posterior:
+    return learn(memory, table.inputs[rows], targets, table.fitted[rows], waiting, table.tied)
 
 
 def _feasible(trial: Observation) -> bool:
