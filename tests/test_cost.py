@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean
 
 import optuna
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from cost_cases import (
     BASELINE,
     FLOPS_A_SECOND,
@@ -41,7 +45,6 @@ def test_what_was_made_costs_nothing_and_the_rest_by_its_size():
     assert making(known, "plain") == 0.0
     assert making(known, "wide") == pytest.approx(TRAININGS["wide"])
     assert known.judging(job(BASELINE, None)) == JUDGING
-    assert known.price(job(made("wide", 5, 8), None)) > TRAININGS["wide"]
 
 
 def test_a_baseline_that_is_under_way_counts_as_made():
@@ -73,6 +76,19 @@ def test_a_rate_is_the_median_of_its_kind():
         stage = replace(record.stages[0], key=record.configuration.digest, seconds=seconds)
         records.append(replace(record, stages=(stage,)))
     assert ledger(*records, work=noisy).making(noisy(BASELINE, None)) == pytest.approx(2.0)
+
+
+def test_what_is_made_is_shared_out_over_the_trials_that_such_work_serves():
+    records = [START]
+    dear = job(made("wide", 5, 8), None)
+    first = ledger(*records)
+    assert first.reuse == 1.0
+    assert first.price(dear) == pytest.approx(1.0 + TRAININGS["wide"] + JUDGING)
+    for keep in range(1, 4):
+        records.append(told(keep, made("plain", keep, 8), records))
+    later = ledger(*records)
+    assert later.reuse == 4.0
+    assert later.price(dear) == pytest.approx(1.0 + TRAININGS["wide"] / 4.0 + JUDGING)
 
 
 def test_nothing_is_known_before_the_first_trial_and_still_more_work_costs_more():

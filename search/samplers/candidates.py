@@ -180,13 +180,13 @@ class Candidates:
         """
         seen = [trial.drawn.params for trial in asked_before]
         near = self._open(self._drawn(_siblings(seen, SAMPLE, rng)), asked) if seen else []
-        all_ = list({candidate.drawn.key: candidate for candidate in [*pool, *near]}.values())
-        making = np.array([ledger.making(candidate.job) for candidate in all_])
-        new = making > [ledger.judging(candidate.job) for candidate in all_]
+        found = list({candidate.drawn.key: candidate for candidate in [*pool, *near]}.values())
+        making = np.array([ledger.making(candidate.job) for candidate in found])
+        new = making > np.array([ledger.judging(candidate.job) for candidate in found])
         cheapest = making[new].min(initial=np.inf)
         buys = len(asked_before) % BUYING == 1 and cheapest <= ledger.spent
         wanted = new & (making <= DEARER * cheapest) if buys or new.all() else ~new
-        return [candidate for candidate, is_wanted in zip(all_, wanted, strict=True) if is_wanted]
+        return [candidate for candidate, is_wanted in zip(found, wanted, strict=True) if is_wanted]
 
     def pool(
         self,

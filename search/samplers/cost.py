@@ -76,15 +76,17 @@ class Ledger:
     Args:
         made: names of pieces and timing sessions, those under way among them.
         taken: seconds and size of every piece that was seen, by kind and name.
+        used: seconds of the pieces that trials rest on, whoever made them, all trials together.
         judged: one entry per trial and rung.
         spent: seconds of all trials so far.
     """
 
     made: set[Hashable] = field(default_factory=set)
     taken: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    used: float = 0.0
     judged: list[_Judged] = field(default_factory=list)
     spent: float = 0.0
-    _answers: dict[Hashable, float] = field(default_factory=dict)
+    _answers: dict[Hashable, float] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def of(records: Iterable[Record], job: JobOf, top: int) -> Ledger:
@@ -102,8 +104,27 @@ class Ledger:
         return ledger
 
     def price(self, job: Job) -> float:
-        """What an expected gain is divided by, in seconds; see docs/decisions.md."""
-        return ASKING_SECONDS + self.making(job) + self.judging(job)
+        """What an expected gain is divided by, in seconds.
+
+        What is made is shared out over as many trials as such work served in this study so far:
+        siblings will rest on it too. See docs/decisions.md.
+        """
+        return ASKING_SECONDS + self.making(job) / self.reuse + self.judging(job)
+
+    @property
+    def reuse(self) -> float:
+        """How many trials a second of making has served in this study on average, at least 1."""
+        return self._once("reuse", self._seen_reuse)
+
+    def _once(self, name: Hashable, answer: Callable[[], float]) -> float:
+        """Thousands of candidates ask the same."""
+        if name not in self._answers:
+            self._answers[name] = answer()
+        return self._answers[name]
+
+    def _seen_reuse(self) -> float:
+        made = sum(seconds for rows in self.taken.values() for seconds, _ in rows.values())
+        return max(1.0, self.used / made) if made else 1.0
 
     def making(self, job: Job) -> float:
         """Seconds of the pieces that nobody has made."""
@@ -113,9 +134,7 @@ class Ledger:
         """Seconds of all the rest: the usual ones of the nearest kind that was seen."""
         timed = job.session is not None and job.session not in self.made
         key = (job.runtime, job.rung, timed)
-        if key not in self._answers:
-            self._answers[key] = self._usual(*key)
-        return self._answers[key]
+        return self._once(("judging", key), lambda: self._usual(*key))
 
     def _usual(self, runtime: str, rung: int, timed: bool) -> float:
         near = [row for row in self.judged if (row.rung, row.timed) == (rung, timed)]
@@ -124,9 +143,7 @@ class Ledger:
         return median(row.seconds for row in rows) if rows else JUDGING_SECONDS
 
     def _rate(self, kind: str) -> float:
-        if kind not in self._answers:
-            self._answers[kind] = self._seen_rate(kind)
-        return self._answers[kind]
+        return self._once(("rate", kind), lambda: self._seen_rate(kind))
 
     def _seen_rate(self, kind: str) -> float:
         """Seconds a FLOP: of the kind, else of everything that was made."""
@@ -140,20 +157,21 @@ class Ledger:
 
     def _enter(self, record: Record, job: JobOf, top: int) -> None:
         stages = {stage.key: stage for stage in record.stages}
-        own: set[str] = set()
+        own: set[Hashable] = set()
         for reached in record.rungs:
             done = job(record.configuration, reached.rung)
             if done is None:
                 continue
-            names = {piece.name for piece in done.pieces}
-            new = [stages[name] for name in names - own if name in stages]
+            names = [piece.name for piece in done.pieces]
+            new = [stages[name] for name in names if name in stages and name not in own]
             paid = sum(stage.seconds for stage in new if not stage.cached)
             timed = done.session is not None and done.session not in self.made
             rest = max(reached.seconds - paid, 0.0)
             self.judged.append(_Judged(done.runtime, reached.rung, timed, rest))
             self._learn(done, {name: stage.seconds for name, stage in stages.items()})
             self._mark(done)
-            own |= names
+            own.update(names)
+        self.used += sum(stage.seconds for name, stage in stages.items() if name in own)
         self.made.update(stages)
         self.spent += record.seconds
         if record.state in ("running", "queued"):

@@ -161,7 +161,9 @@ class GreyBoxSampler(BaseSampler):
 
         def worth(some: list[Candidate]) -> Array:
             gains = expected.score(some, weights)
-            return gains if ledger is None else gains / [ledger.price(c.job) for c in some]
+            return (
+                gains if ledger is None else gains / np.array([ledger.price(c.job) for c in some])
+            )
 
         scores = worth(pool)
         for _ in range(ROUNDS):
