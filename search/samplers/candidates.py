@@ -207,7 +207,7 @@ class Candidates:
         """
         random = self._random(size * 7 // 10, 1 + turn // BLOCK_LIFE)
         near = self.varied(parents, size * 3 // 10, asked, rng) if parents else []
-        if seen and (self._problem.admits is not None or self._problem.job is not None):
+        if seen and (self._problem.admits is not None or self._problem.weighs):
             near += self._drawn(_siblings(seen, size * 3 // 10, rng))
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)

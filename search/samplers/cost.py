@@ -76,14 +76,12 @@ class Ledger:
     Args:
         made: names of pieces and timing sessions, those under way among them.
         taken: seconds and size of every piece that was seen, by kind and name.
-        used: seconds of the pieces that trials rest on, whoever made them, all trials together.
         judged: one entry per trial and rung.
         spent: seconds of all trials so far.
     """
 
     made: set[Hashable] = field(default_factory=set)
     taken: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
-    used: float = 0.0
     judged: list[_Judged] = field(default_factory=list)
     spent: float = 0.0
     _answers: dict[Hashable, float] = field(default_factory=dict, compare=False)
@@ -104,27 +102,8 @@ class Ledger:
         return ledger
 
     def price(self, job: Job) -> float:
-        """What an expected gain is divided by, in seconds.
-
-        What is made is shared out over as many trials as such work served in this study so far:
-        siblings will rest on it too. See docs/decisions.md.
-        """
-        return ASKING_SECONDS + self.making(job) / self.reuse + self.judging(job)
-
-    @property
-    def reuse(self) -> float:
-        """How many trials a second of making has served in this study on average, at least 1."""
-        return self._once("reuse", self._seen_reuse)
-
-    def _once(self, name: Hashable, answer: Callable[[], float]) -> float:
-        """Thousands of candidates ask the same."""
-        if name not in self._answers:
-            self._answers[name] = answer()
-        return self._answers[name]
-
-    def _seen_reuse(self) -> float:
-        made = sum(seconds for rows in self.taken.values() for seconds, _ in rows.values())
-        return max(1.0, self.used / made) if made else 1.0
+        """What an expected gain is divided by: seconds until the candidate's figures are there."""
+        return ASKING_SECONDS + self.making(job) + self.judging(job)
 
     def making(self, job: Job) -> float:
         """Seconds of the pieces that nobody has made."""
@@ -135,6 +114,12 @@ class Ledger:
         timed = job.session is not None and job.session not in self.made
         key = (job.runtime, job.rung, timed)
         return self._once(("judging", key), lambda: self._usual(*key))
+
+    def _once(self, name: Hashable, answer: Callable[[], float]) -> float:
+        """Thousands of candidates ask the same."""
+        if name not in self._answers:
+            self._answers[name] = answer()
+        return self._answers[name]
 
     def _usual(self, runtime: str, rung: int, timed: bool) -> float:
         near = [row for row in self.judged if (row.rung, row.timed) == (rung, timed)]
@@ -171,7 +156,6 @@ class Ledger:
             self._learn(done, {name: stage.seconds for name, stage in stages.items()})
             self._mark(done)
             own.update(names)
-        self.used += sum(stage.seconds for name, stage in stages.items() if name in own)
         self.made.update(stages)
         self.spent += record.seconds
         if record.state in ("running", "queued"):

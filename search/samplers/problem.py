@@ -76,3 +76,8 @@ class Problem:
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
     memory: Memory | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Candidates are judged by what they bring per second."""
+        return self.job is not None and self.history is not None
