@@ -161,9 +161,9 @@ class GreyBoxSampler(BaseSampler):
 
         def worth(some: list[Candidate]) -> Array:
             gains = expected.score(some, weights)
-            return (
-                gains if ledger is None else gains / np.array([ledger.price(c.job) for c in some])
-            )
+            if ledger is None:
+                return gains
+            return np.asarray(gains / np.array([ledger.price(c.job) for c in some]))
 
         scores = worth(pool)
         for _ in range(ROUNDS):
@@ -181,7 +181,7 @@ class GreyBoxSampler(BaseSampler):
     def _ledger(self, but: int) -> Ledger | None:
         """What was made and what it took, None where the problem does not say what work is."""
         problem, job, recall = self._problem, self._problem.job, self._candidates.memory.recall
-        if problem.history is None or job is None:
+        if job is None or problem.history is None:
             return None
 
         def known(configuration: Configuration, rung: int | None) -> Job | None:
