@@ -11,8 +11,8 @@ The table of `record` is a run: `paretune interactions DIR` says what its choice
 
 Hypervolume is in units of the baseline, below a reference point 10 % beyond it in every objective.
 One worker: minutes are minutes of work. A replay that asked what the table lacks says so and is no
-comparison; `--held` keeps all arms to what is there. `replay` and `live` leave joint.json and
-joint.md in --run.
+comparison; `--held` keeps all arms to what is there. With `--no-cost` samplers do not know what
+candidates take. `replay` and `live` leave joint.json and joint.md in --run.
 """
 
 from __future__ import annotations
@@ -172,6 +172,7 @@ def compared(
     return {
         "recorded": len(records),
         "held_only": held,
+        "costed": ground.costed,
         "table_minutes": table_seconds(records) / 60.0,
         "minutes": minutes,
         "workers": workers,
@@ -286,6 +287,8 @@ def paragraph(result: Mapping[str, Any]) -> str:
             "Only what the table holds could be asked. An incomplete table leaves each fine-tuning "
             "less of the space than joint search has, so it flatters joint search."
         )
+    if not result.get("costed", True):
+        lines.append("Samplers did not know what candidates take.")
     if result["missing"]:
         lines.insert(
             0,
@@ -342,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     try:
         study = load_study(asked.study, [WHOLE])
-        ground = Ground(study, load_material(study, cache_root() / "data"))
+        ground = Ground(study, load_material(study, cache_root() / "data"), not asked.no_cost)
         told: Mapping[str, Any] = asked.command(ground, asked)
     except ParetuneError as error:
         print(error, file=sys.stderr)
@@ -382,7 +385,7 @@ def _live(ground: Ground, asked: argparse.Namespace) -> dict[str, Any]:
         raise RunError("a live run needs --minutes")
     live = lived(ground, asked.run, asked.arm, asked.seed, minutes)
     told = {**_facts(ground), "arm": asked.arm, "seed": asked.seed, "minutes": minutes}
-    told["live"] = _arm([live])
+    told |= {"costed": ground.costed, "live": _arm([live])}
     text = f"{asked.arm}, seed {asked.seed}, {minutes:g} min: live {live.volumes[-1]:.4f}"
     if asked.table is not None:
         again = replayed(ground, read_table(asked.table), asked.arm, asked.seed, minutes)
@@ -468,6 +471,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--study", type=Path, default=STUDY, help="every knob on a short list")
         verb.add_argument("--minutes", type=float, help="of work that may be spent")
         verb.add_argument("--json", action="store_true", help="JSON on standard output")
+        verb.add_argument(
+            "--no-cost", action="store_true", help="samplers do not know what candidates take"
+        )
         if name in ("replay", "fill"):
             verb.add_argument("--seeds", type=int, default=10, help="of the sampler: 0, 1, ...")
             verb.add_argument("--workers", type=int, default=1, help="asks under way at once")

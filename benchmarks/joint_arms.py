@@ -65,8 +65,12 @@ class Search:
         knowledge = Knowledge(ground.study, ground.material, space, self.storage)
         memory = self.memories.setdefault(json.dumps(wanted, sort_keys=True), Memory())
         paper = knowledge.lookup.paper
+        problem = knowledge.problem()
         problem = replace(
-            knowledge.problem(), memory=memory, paper=lambda c: paper(c) if self._holds(c) else None
+            problem,
+            memory=memory,
+            paper=lambda c: paper(c) if self._holds(c) else None,
+            job=problem.job if ground.costed else None,
         )
         row = sampler(ground.study.sampler)
         return replace(

@@ -53,14 +53,16 @@ waiting for a training that another one made."""
 
 @dataclass(frozen=True)
 class Ground:
-    """What is searched.
+    """What is searched, and what samplers are told of it.
 
     Args:
         study, material: as loaded.
+        costed: samplers know what candidates take.
     """
 
     study: Study
     material: Material
+    costed: bool = True
 
     @property
     def space(self) -> Space:

@@ -25,6 +25,7 @@ from .driver import Rules
 from .fidelity import promotions
 from .foresight import fits, known_on_paper, on_paper
 from .front import losses_of
+from .jobs import Jobs
 from .limits import Limit
 from .pareto import reference_point
 from .records import Record
@@ -36,6 +37,7 @@ from .storage import StudyStorage
 from .study import Study
 from .study_checks import enqueued
 from .subject import Material
+from .trial import needs_speed
 
 PATIENCE_SECONDS: Final = 60.0
 """Longest wait of a driver for a measurement: nobody but the driver ends one that hangs."""
@@ -82,7 +84,7 @@ class Lookup:
 
     def trains(self, configuration: Configuration) -> bool:
         """Gradients flow somewhere in it."""
-        return any(node.trains for node in self.graph(configuration))
+        return any(move.trains for move in walk(configuration, self.subject).moves)
 
     def _look(self, configuration: Configuration) -> Look:
         return self._looks.get(configuration.digest, partial(self._walked, configuration))
@@ -119,6 +121,17 @@ class Knowledge:
     def workload(self) -> Workload:
         """The use for which speed is judged."""
         return self.study.workload.spec()
+
+    @cached_property
+    def _jobs(self) -> Jobs:
+        study = self.study
+        last, always = len(study.fidelity.rungs) - 1, needs_speed(study)
+        return Jobs(
+            subject=self.material.subject,
+            tokens=study.task.max_length,
+            first_rung=self.first_rung,
+            timed=lambda rung: always or rung == last,
+        )
 
     @cached_property
     def memory(self) -> Memory:
@@ -162,6 +175,7 @@ class Knowledge:
             limits=self.limits,
             admits=self._admits() if self.study.budget.trainings is not None else None,
             history=lambda: list(self.storage.records.values()),
+            job=None if self.judged else self._jobs,
             rungs=self.study.fidelity.rungs,
             reference=self._reference_values,
             memory=self.memory,

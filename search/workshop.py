@@ -99,7 +99,7 @@ class Workshop:
     def candidate(self, key: Key) -> Candidate:
         """The candidate that a key of this graph names; the caller may change it."""
         node = self._graph.node(key)
-        if not _is_kept(node):
+        if not node.kept:
             candidate, facts = self._apply(node)
             self._made[key] = self._store.record(key, node.step.name, facts)
             return candidate
@@ -147,7 +147,7 @@ class Workshop:
     def _apply(self, node: Node) -> tuple[Candidate, StageCostFacts]:
         given = self.candidate(node.inputs[0]) if node.inputs else None
         for teacher in map(self._graph.node, node.inputs[1:]):
-            if _is_kept(teacher):
+            if teacher.kept:
                 self._kept(teacher)  # made before the clock starts
         with self._doing(node) as seconds:
             made = self._run(node, given)
@@ -183,10 +183,6 @@ class Workshop:
             yield lambda: time.perf_counter() - started - self._waited
         finally:
             self._step, self._waited = step, waited + time.perf_counter() - started
-
-
-def _is_kept(node: Node) -> bool:
-    return node.trains or bool(node.step.reads & {"train", "calibration"})
 
 
 def _batch(items: Items, rows: np.ndarray) -> Batch:

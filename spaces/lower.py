@@ -226,6 +226,11 @@ class Node:
         """Gradients flow in it."""
         return kind_of(type(self.step)) == "train"
 
+    @property
+    def kept(self) -> bool:
+        """Its candidate is stored: other changes take less time to make again than to read back."""
+        return _is_kept(self.step)
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -262,7 +267,7 @@ class Graph:
         line = [self.last]
         while line[-1].inputs:
             line.append(self.node(line[-1].inputs[0]))
-        ends = [n for after, n in pairwise(line) if n.trains and not _same(n, after)]
+        ends = [n for after, n in pairwise(line) if n.trains and not is_same_training(n, after)]
         return tuple(reversed(ends))
 
     @property
@@ -329,6 +334,20 @@ def trainings(path: Walk, subject: Subject) -> tuple[str, ...]:
     nodes = _nodes(path.moves[: long[-1] + 1 if long else 0], subject, _top(subject))
     needed = [*nodes, *(subject.teacher if _are_taught(path.moves) else ())]
     return tuple(dict.fromkeys(node.training for node in needed if node.training))
+
+
+def shared(path: Walk, subject: Subject, rung: int) -> list[Node]:
+    """Nodes of a legal configuration's graph whose candidates are stored, a teacher's among them.
+
+    Nothing behind the last of them is named, as in `trainings`.
+    """
+    ends = [place + 1 for place, move in enumerate(path.moves) if _is_kept(move.step)]
+    return [n for n in _nodes(path.moves[: ends[-1] if ends else 0], subject, rung) if n.kept]
+
+
+def _is_kept(step: Step) -> bool:
+    kind = kind_of(type(step))
+    return kind == "train" or (kind == "change" and bool(step.reads & {"train", "calibration"}))
 
 
 def _turns(configuration: Configuration, subject: Subject) -> tuple[list[Turn], list[str]]:
@@ -426,7 +445,7 @@ def _training(move: Move, before: Stretch, subject: Subject, rung: int) -> Stret
     return Stretch(tuple(nodes), inputs, line, inputs if move.is_long else before.own, True)
 
 
-def _same(one: Node, other: Node) -> bool:
+def is_same_training(one: Node, other: Node) -> bool:
     """Both are rungs of one training."""
     return (one.training, one.step, one.before) == (other.training, other.step, other.before)
 

@@ -23,9 +23,10 @@ from paretune.search.engines.local import run_here, run_processes
 from paretune.search.engines.replay import Replay, VirtualClock
 from paretune.search.engines.slot import Limits
 from paretune.search.events import Event, log_to, paced
-from paretune.search.records import Ask, Record
+from paretune.search.records import Ask, Record, Rung
 from paretune.search.run import read_run
 from paretune.search.storage import StudyStorage
+from paretune.spaces.configuration import Configuration
 
 HERE = Path(__file__).parent
 
@@ -342,6 +343,28 @@ def test_a_replay_repeats_rungs(toy, tmp_path, begin):
     for record in then.records:
         again = storage.records[record.number]
         assert [r.measurements for r in again.rungs] == [r.measurements for r in record.rungs]
+
+
+def test_a_replay_pays_at_every_rung_for_what_that_rung_made():
+    def stage(key, step, seconds):
+        return StageCost(key, step, seconds, step == "train.finetune", False)
+
+    stages = (
+        stage("quarter", "train.finetune", 10.0), stage("early", "eager.deploy", 1.0),
+        stage("whole", "train.finetune", 30.0), stage("late", "eager.deploy", 1.0),
+    )  # fmt: skip
+    rungs = (Rung(0, {}, 13.0), Rung(1, {}, 35.0))
+    then = Record(1, Configuration(), "final", rungs=rungs, stages=stages, seconds=48.0)
+    replay = Replay([then], VirtualClock())
+    first = replay.answer(Ask(1, then.configuration, 0, 0), None)
+    assert first.seconds == 13.0
+    assert [s.key for s in first.stages] == ["quarter", "early"]
+    whole = replay.answer(Ask(1, then.configuration, 1, 0), first)
+    assert whole.seconds == 48.0
+    assert whole.stages == stages
+    again = replay.answer(Ask(2, then.configuration, 1, 0), None)
+    assert again.seconds == 4.0
+    assert all(s.cached for s in again.stages)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import cast
 
 import numpy as np
 import pytest
+from paretune.benchmarks import joint_arms
 from paretune.benchmarks.joint import (
     MOMENTS,
     SHOWN,
@@ -36,7 +37,9 @@ from paretune.errors import RunError, StudyError, UnknownName, WorkFailed
 from paretune.evaluators.measurement import Measurement
 from paretune.evaluators.metric import StageCost
 from paretune.search.engines.replay import Replay, VirtualClock
+from paretune.search.jobs import Jobs
 from paretune.search.records import Record, Rung
+from paretune.search.rules import Knowledge
 from paretune.search.storage import StudyStorage
 from paretune.search.study import Study, load_study
 from paretune.search.subject import Material, baseline_of
@@ -265,6 +268,48 @@ def test_an_arm_alone_changes_its_slot_and_nothing_else(
     assert set().union(*changes) == {slot}
     tried = {r.configuration for r in records} - {baseline}
     assert tried == set(every_configuration(ground, alone_space(ground, slot)))
+
+
+@pytest.mark.parametrize("costed", [True, False])
+def test_samplers_are_told_what_candidates_take_unless_the_ground_says_no(
+    ground: Ground, table: list[Record], tmp_path: Path, monkeypatch, costed: bool
+):
+    told_, row = [], joint_arms.sampler("random")
+
+    def make(problem, seed):
+        told_.append(problem)
+        return row.make(problem, seed)
+
+    monkeypatch.setattr(joint_arms, "sampler", lambda name: replace(row, make=make))
+    told(replace(ground, costed=costed), table, tmp_path, "joint", 0.8)
+    assert {problem.job is not None for problem in told_} == {costed}
+
+
+def test_a_job_names_what_the_store_keeps(ground: Ground):
+    subject = ground.material.subject
+    storage = cast("StudyStorage", SimpleNamespace(records={}, notes={}))
+    job = Knowledge(ground.study, ground.material, ground.space, storage).problem().job
+    for configuration in every_configuration(ground)[::7]:
+        kept = [node for node in lower(configuration, subject) if node.kept]
+        found = job(configuration, None)
+        assert [piece.name for piece in found.pieces] == [node.key for node in kept]
+        assert [piece.kind for piece in found.pieces] == [node.step.name for node in kept]
+        assert all(piece.size >= 1.0 for piece in found.pieces)
+    int8 = Choice.of("int8", embeddings="int8", head="fp32")
+    rounded = job(Configuration.of(**dict(subject.baseline), precision=int8), None)
+    assert rounded.pieces == job(subject.baseline, None).pieces
+    assert rounded.session != job(subject.baseline, None).session
+
+
+def test_the_rungs_of_a_job_add_up_to_the_whole(ground: Ground):
+    subject = replace(ground.material.subject, rungs=(0.25, 1.0))
+    jobs = Jobs(subject, 64, first_rung=lambda c: 0, timed=lambda rung: rung == 1)
+    low, high = (jobs(subject.baseline, rung) for rung in (0, 1))
+    whole = Jobs(ground.material.subject, 64, lambda c: 0, lambda rung: True)(subject.baseline)
+    assert low.session is None
+    assert high.pieces[:1] == low.pieces
+    assert sum(piece.size for piece in high.pieces) == pytest.approx(whole.pieces[0].size)
+    assert low.pieces[0].size == pytest.approx(0.25 * whole.pieces[0].size)
 
 
 def test_too_little_time_for_one_fine_tuning_is_said(ground: Ground, table: list[Record]):

@@ -9,10 +9,15 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
+from ...evaluators.metric import StageCost
 from ...spaces.configuration import Configuration
 from ..driver import Done, Source
 from ..records import Ask, Failure, Record
+
+ARTIFACT: Final = ".deploy"
+"""How steps are named that write an artifact."""
 
 
 class VirtualClock:
@@ -80,30 +85,46 @@ class Replay:
             self.missing.append(ask.configuration)
             failure = Failure("illegal", f"rung {ask.rung} was never run: it cannot be replayed")
             return replace(before, failure=failure, finished=now)
-        seconds = self._cost(then, ask.rung)
-        stages = tuple(replace(s, cached=s.key in self._made) for s in then.stages)
-        self._made.update(stage.key for stage in then.stages)
+        paid = {stage.key for stage in before.stages}
+        needed = [s for s in _needed(then, ask.rung) if s.key not in paid]
+        stages = tuple(replace(s, cached=s.key in self._made) for s in needed)
+        seconds = _judging(then, ask.rung) + sum(s.seconds for s in stages if not s.cached)
+        self._made.update(stage.key for stage in stages)
         rungs = tuple(replace(rung, seconds=seconds) for rung in reached)
         return replace(
             before,
             rungs=(*before.rungs, *rungs),
             failure=None if reached else then.failure,
-            stages=stages,
+            stages=(*before.stages, *stages),
             seconds=before.seconds + seconds,
             finished=now + seconds,
             files=then.files,
         )
 
-    def _cost(self, then: Record, rung: int) -> float:
-        """Seconds of one rung: its judging, and the stages that nobody has made yet.
 
-        Records do not say which rung made a stage; with several rungs, stages that are not made
-        are shared out in proportion to the rungs' seconds.
-        """
-        paid_then = sum(stage.seconds for stage in then.stages if not stage.cached)
-        to_pay = sum(stage.seconds for stage in then.stages if stage.key not in self._made)
-        whole = max(then.seconds - paid_then, 0.0)
-        total = sum(reached.seconds for reached in then.rungs)
-        own = sum(reached.seconds for reached in then.rungs if reached.rung == rung)
-        share = own / total if total else 1.0
-        return share * whole + to_pay * (share if len(then.rungs) > 1 else 1.0)
+def _needed(then: Record, rung: int) -> list[StageCost]:
+    """Stages that a trial rested on at a rung and below.
+
+    They lie in a record as they were made, and what every rung makes ends with an artifact. A rung
+    that made none was of items alone and needed nothing new.
+    """
+    groups: list[list[StageCost]] = [[]]
+    for stage in then.stages:
+        groups[-1].append(stage)
+        if stage.step.endswith(ARTIFACT) and len(groups) < len(then.rungs):
+            groups.append([])
+    reached = [r.rung for r in then.rungs] or [rung]
+    return [s for at, group in zip(reached, groups, strict=False) if at <= rung for s in group]
+
+
+def _judging(then: Record, rung: int) -> float:
+    """Seconds of one rung beside its stages: the record's, shared out as the rungs' own were."""
+    paid, own, before = 0.0, dict[int, float](), set[str]()
+    for reached in then.rungs:
+        new = [s for s in _needed(then, reached.rung) if s.key not in before and not s.cached]
+        before |= {stage.key for stage in new}
+        made = sum(stage.seconds for stage in new)
+        paid, own[reached.rung] = paid + made, max(reached.seconds - made, 0.0)
+    paid = paid if own else sum(stage.seconds for stage in then.stages if not stage.cached)
+    whole, total = max(then.seconds - paid, 0.0), sum(own.values())
+    return whole * (own.get(rung, 0.0) / total if total else 1.0 / max(1, len(own)))

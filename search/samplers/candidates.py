@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution
 from ...errors import ParetuneError
 from ...spaces.paper import Paper
 from ...spaces.paper_features import paper_features
+from .cost import Job, Ledger
 from .encoding import Knobs, Scaling, flat
 from .observations import Observation
 from .pool import Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
@@ -31,6 +32,15 @@ SAMPLE = 400
 BLOCK_LIFE = 10
 """Asks for which the random part of the pool stays."""
 
+BUYING = 4
+"""One trial in so many of the initial design makes something new, the others are its siblings."""
+
+DEARER = 1.5
+"""What the initial design buys costs at most so many times what the cheapest new thing does."""
+
+NOTHING = Job((), "", 0)
+"""What is not known to take anything."""
+
 
 class NothingLeft(ParetuneError):
     """Every configuration that space, limits and budget allow has been asked."""
@@ -44,12 +54,14 @@ class Candidate:
         paper: what it is, None in a study without papers.
         known: losses known exactly on paper, by objective, in the metric's own direction.
         raw: its features before scaling.
+        job: what it takes; empty in a study that does not say.
     """
 
     drawn: Draw
     paper: Paper | None
     known: Mapping[int, float]
     raw: tuple[float, ...]
+    job: Job = NOTHING
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,13 @@ class Candidates:
         legal, paper = self._paper(drawn)
         known = {} if paper is None else {j: f(paper) for j, f in self._problem.known.items()}
         raw = tuple(map(float, self._raw(drawn, paper, self.basis.knobs)))
-        return legal, Candidate(drawn, paper, known, raw)
+        return legal, Candidate(drawn, paper, known, raw, self._job(drawn))
+
+    def _job(self, drawn: Draw) -> Job:
+        problem, configuration = self._problem, drawn.configuration
+        if problem.job is None or configuration is None:
+            return NOTHING
+        return problem.job(configuration, None) or NOTHING
 
     def stratified(
         self,
@@ -120,11 +138,13 @@ class Candidates:
         initial: int,
         asked: frozenset[Hashable],
         rng: np.random.Generator,
+        ledger: Ledger | None = None,
     ) -> Candidate:
         """The next of the initial design: even over the quantiles of what is known on paper.
 
         Each stratum holds as many candidates of the pool; the emptiest one is served, by the one
-        of a few candidates that lies farthest from what was asked before.
+        of a few candidates that lies farthest from what was asked before. With a ledger, only what
+        is within its means takes part.
         """
         pool = self._open(self._random(SAMPLE * 2, 0), asked)
         if len(pool) < initial:
@@ -133,6 +153,9 @@ class Candidates:
         order = self._ordering(pool)
         edges = np.quantile(order, np.linspace(0, 1, initial + 1)[1:-1])
         before = self.looked(asked_before)
+        if ledger is not None:
+            pool = self._within_means(pool, asked_before, asked, ledger, rng)
+            order = self._ordering(pool)
         taken = np.bincount(np.searchsorted(edges, self._ordering(before)), minlength=initial)
         turns = np.random.default_rng(2).permutation(initial)
         places = np.searchsorted(edges, order)
@@ -143,6 +166,29 @@ class Candidates:
             return pool[int(few[0])]
         gaps = self.scaled([pool[i] for i in few])[:, None] - self.scaled(before)[None]
         return pool[int(few[np.argmax((gaps**2).sum(axis=2).min(axis=1))])]
+
+    def _within_means(
+        self,
+        pool: Sequence[Candidate],
+        asked_before: Sequence[Observation],
+        asked: frozenset[Hashable],
+        ledger: Ledger,
+        rng: np.random.Generator,
+    ) -> list[Candidate]:
+        """Siblings of what was made; every few trials instead the cheapest of what is new.
+
+        New is what takes longer to make than to judge. None is bought that takes longer than all of
+        the study so far, unless there is nothing else.
+        """
+        seen = [trial.drawn.params for trial in asked_before]
+        near = self._open(self._drawn(_siblings(seen, SAMPLE, rng)), asked) if seen else []
+        found = list({candidate.drawn.key: candidate for candidate in [*pool, *near]}.values())
+        making = np.array([ledger.making(candidate.job) for candidate in found])
+        new = making > np.array([ledger.judging(candidate.job) for candidate in found])
+        cheapest = making[new].min(initial=np.inf)
+        buys = len(asked_before) % BUYING == 1 and cheapest <= ledger.spent
+        wanted = new & (making <= DEARER * cheapest) if buys or new.all() else ~new
+        return [candidate for candidate, is_wanted in zip(found, wanted, strict=True) if is_wanted]
 
     def pool(
         self,
@@ -163,7 +209,7 @@ class Candidates:
         """
         random = self._random(size * 7 // 10, 1 + turn // BLOCK_LIFE)
         near = self.varied(parents, size // 10, asked, rng) if parents else []
-        if seen and self._problem.admits is not None:
+        if seen and (self._problem.admits is not None or self._problem.weighs):
             near += self._drawn(_siblings(seen, size // 5, rng))
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)

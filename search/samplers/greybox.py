@@ -2,7 +2,8 @@
 
 Candidates are drawn by running `suggest`, looked at on paper first (what is illegal or over a known
 limit never costs a trial), scored by Gaussian processes over their features, and the one that is
-expected to add most hypervolume is asked. Objectives known on paper enter exactly.
+expected to add most hypervolume is asked: per second, where the problem says what candidates take.
+Objectives known on paper enter exactly.
 
 A pure function of (seed, history): the same history gives the same candidate, in any process.
 
@@ -24,7 +25,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from ...errors import BadRequest
+from ...spaces.configuration import Configuration
 from .candidates import Candidate, Candidates
+from .cost import Job, Ledger
 from .observations import Observation, TrialReader, caps_of, read_records, signs_of
 from .pool import Draw, draw, mutated
 from .problem import Problem
@@ -124,10 +127,11 @@ class GreyBoxSampler(BaseSampler):
         if initial is None:
             initial = initial_size(len(self._candidates.basis.distributions))
         asked = frozenset(o.drawn.key for o in seen)
+        ledger = self._ledger(trial.number)
         ended = sum(o.state == "seen" for o in seen)
         if len(drawn) < initial or ended < 3:
-            return self._candidates.stratified(drawn, initial, asked, rng).drawn
-        return self._improve(seen, initial, asked, signs, rng).drawn
+            return self._candidates.stratified(drawn, initial, asked, rng, ledger).drawn
+        return self._improve(seen, initial, asked, signs, rng, ledger).drawn
 
     def _observe(self, study: Study, but: int, signs: Array) -> list[Observation]:
         problem = self._problem
@@ -146,6 +150,7 @@ class GreyBoxSampler(BaseSampler):
         asked: frozenset[Hashable],
         signs: Array,
         rng: np.random.Generator,
+        ledger: Ledger | None,
     ) -> Candidate:
         reference, caps = self._reference(signs)
         expected = outlook(seen, self._candidates, reference, caps, signs, initial)
@@ -153,7 +158,14 @@ class GreyBoxSampler(BaseSampler):
         parents = expected.rivals.parents()
         made = [trial.drawn.params for trial in seen if not trial.baseline]
         pool = self._candidates.pool(self._pool, len(seen), parents, made, asked, rng)
-        scores = expected.score(pool, weights)
+
+        def worth(some: list[Candidate]) -> Array:
+            gains = expected.score(some, weights)
+            if ledger is None:
+                return gains
+            return np.asarray(gains / np.array([ledger.price(c.job) for c in some]))
+
+        scores = worth(pool)
         for _ in range(ROUNDS):
             best = np.argsort(-scores, kind="stable")[:REFINED]
             known = asked | {candidate.drawn.key for candidate in pool}
@@ -163,8 +175,20 @@ class GreyBoxSampler(BaseSampler):
             if not varied:
                 break
             pool = [*pool, *varied]
-            scores = np.concatenate([scores, expected.score(varied, weights)])
+            scores = np.concatenate([scores, worth(varied)])
         return pool[int(np.argmax(scores))]
+
+    def _ledger(self, but: int) -> Ledger | None:
+        """What was made and what it took, None where the problem does not say what work is."""
+        problem, job, recall = self._problem, self._problem.job, self._candidates.memory.recall
+        if job is None or problem.history is None:
+            return None
+
+        def known(configuration: Configuration, rung: int | None) -> Job | None:
+            return recall(("job", configuration, rung), lambda: job(configuration, rung))
+
+        records = [record for record in problem.history() if record.number != but]
+        return Ledger.of(records, known, len(problem.rungs) - 1)
 
     def _reference(self, signs: Array) -> tuple[Array | None, Array]:
         """The frozen reference point, None while there is none, and the user's caps: losses."""

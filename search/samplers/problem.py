@@ -10,6 +10,7 @@ from ...spaces.configuration import Configuration
 from ...spaces.paper import Paper
 from ..limits import Limit
 from ..records import Record
+from .cost import JobOf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,10 +53,12 @@ class Problem:
         admits: whether the budget still allows this configuration to be asked.
         history: the study's records. Without it the study's own trials are read, and there are no
             rungs.
+        job: what a configuration takes, piece by piece. With it and a history candidates are judged
+            by what they bring per second, without it by what they bring.
         rungs: shares of full fidelity, ascending, the last 1.
         memory: what was looked up before. Handed from sampler to sampler of one study it saves
-            seconds and changes no answer; `suggest`, `paper`, `known` and `features` must be the
-            same. None: each sampler remembers for itself.
+            seconds and changes no answer; `suggest`, `paper`, `known`, `features` and `job` must
+            be the same. None: each sampler remembers for itself.
         reference: the frozen reference point in the objectives' own directions, None while it is
             not frozen; without it the sampler takes it from its initial design.
     """
@@ -69,6 +72,12 @@ class Problem:
     features: Callable[[Configuration, Paper], np.ndarray] | None = None
     admits: Callable[[Configuration], bool] | None = None
     history: Callable[[], Sequence[Record]] | None = None
+    job: JobOf | None = None
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
     memory: Memory | None = None
+
+    @property
+    def weighs(self) -> bool:
+        """Candidates are judged by what they bring per second."""
+        return self.job is not None and self.history is not None
