@@ -54,10 +54,12 @@ class Problem:
             rungs.
         rungs: shares of full fidelity, ascending, the last 1.
         memory: what was looked up before. Handed from sampler to sampler of one study it saves
-            seconds and changes no answer; `suggest`, `paper`, `known` and `features` must be the
-            same. None: each sampler remembers for itself.
+            seconds and changes no answer; `suggest`, `paper`, `known`, `features` and `structured`
+            must be the same. None: each sampler remembers for itself.
         reference: the frozen reference point in the objectives' own directions, None while it is
             not frozen; without it the sampler takes it from its initial design.
+        structured: half of what is drawn anew lets parameters that repeat over layers share one
+            mixture; False: each by itself, as the benchmarks do to see what that is worth.
     """
 
     suggest: Callable[[Any], Any]
@@ -72,3 +74,4 @@ class Problem:
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
     memory: Memory | None = None
+    structured: bool = True
