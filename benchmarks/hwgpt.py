@@ -121,7 +121,7 @@ class HwGpt(Benchmark):
         return replace(problem, fits=self._fits) if self.limited else problem
 
     @cached_property
-    def bounds(self) -> tuple[Array, Array]:  # type: ignore[override]
+    def bounds(self) -> tuple[Array, Array]:
         """Ideal: perplexity of the largest, costs of the smallest model.
 
         Reference: 1.01 x the perplexity of the smallest and the costs of the largest.
@@ -255,4 +255,6 @@ def _settings(configuration: Configuration) -> dict[str, Any]:
 
 def _one_hot(levels: Levels, options: int) -> Array:
     """`(n, k)` to `(n, k x options)`; -1 is nothing at all."""
-    return (levels[:, :, None] == np.arange(options)).reshape(len(levels), -1).astype(np.float64)
+    return np.asarray(
+        (levels[:, :, None] == np.arange(options)).reshape(len(levels), -1).astype(np.float64)
+    )

@@ -135,7 +135,8 @@ class QLogNehviSampler(BaseSampler):
 
         def value(rows: Array) -> Array:
             with torch.no_grad():
-                parts = torch.from_numpy(rows)[:, None].split(128)
-                return np.asarray(torch.cat([acquisition(part) for part in parts]).numpy())
+                points = torch.from_numpy(rows)[:, None]
+                parts = [acquisition(points[i : i + 128]) for i in range(0, len(rows), 128)]
+                return np.asarray(torch.cat(parts).numpy())
 
         return value

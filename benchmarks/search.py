@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -100,7 +101,7 @@ def measured(
         else:
             parts = (name, _version(searcher.peer), seed, evaluations, fingerprint(benchmark))
             path = file_of(cache, problem, *parts)
-            made = remembered(path, lambda s=seed: trace(benchmark, searcher, evaluations, s))
+            made = remembered(path, partial(trace, benchmark, searcher, evaluations, seed))
             traces.append(made)
         print(f"{problem} {name} seed {seed}: {traces[-1]['hypervolume'][-1]:.4f}", file=sys.stderr)
     return {
