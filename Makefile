@@ -4,11 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 WORKERS ?= 2
+DATA ?= ../shared/bench
+SEEDS ?= 3
+EVALUATIONS ?= 200
+OURS ?= 50
+PROBLEMS ?= hwgpt:s:a100
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: quickstart test test-all check fix bench docs clean
+.PHONY: quickstart test test-all check fix bench bench-search docs clean
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("paretune needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -50,6 +55,10 @@ docs: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(BIN)/python -m paretune.benchmarks.search --help
+
+bench-search: $(VENV)/ready
+	$(BIN)/python -m paretune.benchmarks.search_table --data $(DATA) --seeds $(SEEDS) \
+	    --evaluations $(EVALUATIONS) --ours $(OURS) --problems $(PROBLEMS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -20,7 +20,7 @@ from ...spaces.paper_features import paper_features
 from .cost import Job, Ledger
 from .encoding import Knobs, Scaling, flat
 from .observations import Observation
-from .pool import Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
+from .pool import Anew, Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
 from .problem import Memory, Problem
 from .surrogate import Groups
 
@@ -83,6 +83,7 @@ class Candidates:
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self.memory = Memory() if problem.memory is None else problem.memory
+        self._anew = structured if problem.structured else uniform
 
     @property
     def basis(self) -> Basis:
@@ -91,7 +92,9 @@ class Candidates:
 
     def _basis(self) -> Basis:
         rng = np.random.default_rng(0)
-        draws = [draw(self._problem.suggest, rule) for rule in _random_rules(SAMPLE, rng)]
+        draws = [
+            draw(self._problem.suggest, rule) for rule in _random_rules(SAMPLE, rng, self._anew)
+        ]
         papers = [self._paper(d) for d in draws]
         legal = [(d, paper) for d, (ok, paper) in zip(draws, papers, strict=True) if ok]
         if not legal:
@@ -181,7 +184,8 @@ class Candidates:
         the study so far, unless there is nothing else.
         """
         seen = [trial.drawn.params for trial in asked_before]
-        near = self._open(self._drawn(_siblings(seen, SAMPLE, rng)), asked) if seen else []
+        rules = _siblings(seen, SAMPLE, rng, self._anew) if seen else ()
+        near = self._open(self._drawn(rules), asked)
         found = list({candidate.drawn.key: candidate for candidate in [*pool, *near]}.values())
         making = np.array([ledger.making(candidate.job) for candidate in found])
         new = making > np.array([ledger.judging(candidate.job) for candidate in found])
@@ -210,11 +214,11 @@ class Candidates:
         random = self._random(size * 7 // 10, 1 + turn // BLOCK_LIFE)
         near = self.varied(parents, size // 10, asked, rng) if parents else []
         if seen and (self._problem.admits is not None or self._problem.weighs):
-            near += self._drawn(_siblings(seen, size // 5, rng))
+            near += self._drawn(_siblings(seen, size // 5, rng, self._anew))
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)
         if not pool:
-            pool = self._open(self._drawn(_random_rules(4 * size, rng)), asked)
+            pool = self._open(self._drawn(_random_rules(4 * size, rng, self._anew)), asked)
         if not pool:
             raise NothingLeft(
                 f"none of {4 * size} further draws is legal, within the limits and the budget, and "
@@ -230,10 +234,10 @@ class Candidates:
         rng: np.random.Generator,
     ) -> list[Candidate]:
         """Children of parents: two in three changed, one in three crossed."""
-        return self._open(self._drawn(_children(parents, count, rng)), asked)
+        return self._open(self._drawn(_children(parents, count, rng, self._anew)), asked)
 
     def _random(self, size: int, index: int) -> list[Candidate]:
-        rules = _random_rules(size, np.random.default_rng([1, index]))
+        rules = _random_rules(size, np.random.default_rng([1, index]), self._anew)
         return self.memory.recall(("block", size, index), lambda: self._drawn(rules))
 
     def _drawn(self, rules: Iterable[Choose]) -> list[Candidate]:
@@ -288,28 +292,28 @@ def _admitted(problem: Problem, candidate: Candidate) -> bool:
     return problem.admits is None or configuration is None or problem.admits(configuration)
 
 
-def _random_rules(count: int, rng: np.random.Generator) -> Iterable[Choose]:
-    """Seven of eight structured, one even."""
+def _random_rules(count: int, rng: np.random.Generator, anew: Anew) -> Iterable[Choose]:
+    """Seven of eight by a rule, one even."""
     for i in range(count):
-        yield structured(rng) if i % 8 else uniform(rng)
+        yield anew(rng) if i % 8 else uniform(rng)
 
 
 def _children(
-    parents: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator
+    parents: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator, anew: Anew
 ) -> Iterable[Choose]:
     for i in range(count):
         first, second = rng.integers(len(parents), size=2)
         if i % 3 == 0 and first != second:
-            yield crossed(parents[first], parents[second], rng)
+            yield crossed(parents[first], parents[second], rng, anew)
         else:
-            yield mutated(parents[first], rng)
+            yield mutated(parents[first], rng, anew=anew)
 
 
 def _siblings(
-    seen: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator
+    seen: Sequence[Mapping[str, Any]], count: int, rng: np.random.Generator, anew: Anew
 ) -> Iterable[Choose]:
     for _ in range(count):
-        yield regrouped(seen[int(rng.integers(len(seen)))], rng)
+        yield regrouped(seen[int(rng.integers(len(seen)))], rng, anew)
 
 
 def _signed_log(value: float) -> float:

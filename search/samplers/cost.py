@@ -107,7 +107,8 @@ class Ledger:
 
     def making(self, job: Job) -> float:
         """Seconds of the pieces that nobody has made."""
-        return sum(p.size * self._rate(p.kind) for p in job.pieces if p.name not in self.made)
+        new = [piece for piece in job.pieces if piece.name not in self.made]
+        return sum((piece.size * self._rate(piece.kind) for piece in new), 0.0)
 
     def judging(self, job: Job) -> float:
         """Seconds of all the rest: the usual ones of the nearest kind that was seen."""

@@ -60,8 +60,12 @@ class Knobs:
     families: Mapping[str, tuple[str, ...]]
 
     @staticmethod
-    def of(sample: Sequence[Mapping[str, Any]]) -> Knobs:
-        """The encoding of a space from a sample of it."""
+    def of(sample: Sequence[Mapping[str, Any]], family: float = FAMILY) -> Knobs:
+        """The encoding of a space from a sample of it.
+
+        Args:
+            family: so many knobs with one stem are layers; infinite: every knob is one by itself.
+        """
         seen: dict[str, set[Any]] = defaultdict(set)
         for row in sample:
             for name, value in row.items():
@@ -70,7 +74,7 @@ class Knobs:
         stems: dict[str, list[str]] = defaultdict(list)
         for name in numeric:
             stems[stem(name)].append(name)
-        families = {s: tuple(sorted(m, key=_order)) for s, m in stems.items() if len(m) >= FAMILY}
+        families = {s: tuple(sorted(m, key=_order)) for s, m in stems.items() if len(m) >= family}
         single = {n: v for n, v in numeric.items() if stem(n) not in families}
         named = {
             name: tuple(sorted(map(str, values)))

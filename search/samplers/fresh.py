@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import optuna
@@ -31,6 +32,18 @@ _MAKERS: dict[str, Callable[[int], BaseSampler]] = {
 }
 
 
+def plain(name: str, seed: int) -> BaseSampler:
+    """An Optuna sampler as its users make it: one for a whole study.
+
+    Args:
+        name: a row of the table of samplers that is Optuna's. seed: of the study.
+    """
+    with warnings.catch_warnings():
+        # `multivariate`, `group` and the GP sampler are marked experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _MAKERS[name](seed)
+
+
 def fresh(name: str, seed: int) -> BaseSampler:
     """An Optuna sampler that is made anew for each trial.
 
@@ -38,7 +51,7 @@ def fresh(name: str, seed: int) -> BaseSampler:
         name: a row of the table of samplers that is Optuna's.
         seed: of the study.
     """
-    return FreshSampler(_MAKERS[name], seed)
+    return FreshSampler(partial(plain, name), seed)
 
 
 class FreshSampler(BaseSampler):
@@ -93,8 +106,5 @@ class FreshSampler(BaseSampler):
 
     def _of(self, trial: FrozenTrial) -> BaseSampler:
         if trial.number not in self._made:
-            with warnings.catch_warnings():
-                # `multivariate`, `group` and the GP sampler are marked experimental.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                self._made[trial.number] = self._make(seed_of(self._seed, trial.number))
+            self._made[trial.number] = self._make(seed_of(self._seed, trial.number))
         return self._made[trial.number]

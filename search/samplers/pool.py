@@ -26,6 +26,7 @@ from ...spaces.configuration import Configuration
 
 Choose = Callable[[str, BaseDistribution], Any]
 Suggest = Callable[[Any], Any]
+Anew = Callable[[np.random.Generator], Choose]
 
 FEW = 12
 """A whole number with at most so many values repeats over layers as a choice, not as a size."""
@@ -148,49 +149,57 @@ def _mixture(size: int | None, rng: np.random.Generator) -> Any:
 
 
 def mutated(
-    parent: Mapping[str, Any], rng: np.random.Generator, rate: float | None = None
+    parent: Mapping[str, Any],
+    rng: np.random.Generator,
+    rate: float | None = None,
+    anew: Anew = structured,
 ) -> Choose:
     """A parent with some parameters changed: half of them to a neighbour, half anew.
 
     Args:
         rate: share of parameters to change; None: between one of them and a third, at random.
+        anew: `structured` or `uniform`: how what is not the parent's is drawn.
     """
-    anew = structured(rng)
+    fresh = anew(rng)
     if rate is None:
         rate = (1.0, 2.0, 4.0)[rng.integers(3)] / max(4, len(parent))
 
     def choose(name: str, distribution: BaseDistribution) -> Any:
         if name not in parent or not _holds(distribution, parent[name]):
-            return anew(name, distribution)
+            return fresh(name, distribution)
         if rng.random() >= rate:
             return parent[name]
         if rng.random() < 0.5:
-            return anew(name, distribution)
+            return fresh(name, distribution)
         return _neighbour(distribution, parent[name], rng)
 
     return choose
 
 
-def crossed(a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Choose:
+def crossed(
+    a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator, anew: Anew = structured
+) -> Choose:
     """Each parameter from one of two parents, by turns that are drawn; what neither has, anew."""
-    anew, share = structured(rng), rng.random()
+    fresh, share = anew(rng), rng.random()
 
     def choose(name: str, distribution: BaseDistribution) -> Any:
         first, second = (a, b) if rng.random() < share else (b, a)
         for parent in (first, second):
             if name in parent and _holds(distribution, parent[name]):
                 return parent[name]
-        return anew(name, distribution)
+        return fresh(name, distribution)
 
     return choose
 
 
-def regrouped(parent: Mapping[str, Any], rng: np.random.Generator) -> Choose:
+def regrouped(
+    parent: Mapping[str, Any], rng: np.random.Generator, anew: Anew = structured
+) -> Choose:
     """Whole groups of parameters from a parent, the others anew.
 
     A group is what stands before the first dot of a name: in a study of this package, a slot.
     """
-    anew, share = structured(rng), float(rng.choice([0.3, 0.6, 0.9]))
+    fresh, share = anew(rng), float(rng.choice([0.3, 0.6, 0.9]))
     kept: dict[str, bool] = {}
 
     def choose(name: str, distribution: BaseDistribution) -> Any:
@@ -199,7 +208,7 @@ def regrouped(parent: Mapping[str, Any], rng: np.random.Generator) -> Choose:
             kept[group] = bool(rng.random() < share)
         if kept[group] and name in parent and _holds(distribution, parent[name]):
             return parent[name]
-        return anew(name, distribution)
+        return fresh(name, distribution)
 
     return choose
 

@@ -57,10 +57,12 @@ class Problem:
             by what they bring per second, without it by what they bring.
         rungs: shares of full fidelity, ascending, the last 1.
         memory: what was looked up before. Handed from sampler to sampler of one study it saves
-            seconds and changes no answer; `suggest`, `paper`, `known`, `features` and `job` must
-            be the same. None: each sampler remembers for itself.
+            seconds and changes no answer; `suggest`, `paper`, `known`, `features`, `job` and
+            `structured` must be the same. None: each sampler remembers for itself.
         reference: the frozen reference point in the objectives' own directions, None while it is
             not frozen; without it the sampler takes it from its initial design.
+        structured: most of what is drawn anew lets parameters that repeat over layers share one
+            mixture; False: each by itself, as the benchmarks do to see what that is worth.
     """
 
     suggest: Callable[[Any], Any]
@@ -76,6 +78,7 @@ class Problem:
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
     memory: Memory | None = None
+    structured: bool = True
 
     @property
     def weighs(self) -> bool:

@@ -1,0 +1,113 @@
+"""The table of what searches in `search.py`: our samplers, ours with parts taken out, and peers.
+
+Peers are Optuna's and BoTorch's as their users have them: one object for a whole study. The rows of
+our own table of samplers stand here under their own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from ..errors import BadRequest, UnknownName
+from ..search.samplers import TABLE, sampler
+from ..search.samplers.encoding import Knobs, knobs
+from ..search.samplers.pool import draw, uniform
+from ..search.samplers.problem import Problem
+from ..spaces.configuration import Configuration
+from ..spaces.paper import Paper
+from .benchmark import Array, Benchmark
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row.
+
+    Args:
+        make: a problem and a seed, to an Optuna sampler for one study.
+        peer: the distribution whose version its curves belong to; None: ours, never cached.
+        sees_limits: limits that are known on paper are kept before a trial; otherwise the sampler
+            is told after each how far it is beyond.
+    """
+
+    make: Callable[[Benchmark, int], BaseSampler]
+    peer: str | None = None
+    sees_limits: bool = False
+
+
+def _as_it_is(problem: Problem) -> Problem:
+    return problem
+
+
+def _uniform(problem: Problem) -> Problem:
+    """Every parameter is drawn by itself."""
+    return replace(problem, structured=False)
+
+
+def _blind(problem: Problem) -> Problem:
+    """Nothing is known on paper for certain."""
+    if not problem.known and problem.fits is None:
+        raise BadRequest("greybox-blind: nothing is known on paper here; take greybox")
+    return replace(problem, known={}, fits=None)
+
+
+def _raw(problem: Problem) -> Problem:
+    """The surrogate sees every knob by itself, and nothing else."""
+    if problem.paper is None:
+        raise BadRequest("greybox-raw: there are no papers here to do without; take greybox")
+    rng = np.random.default_rng(0)
+    drawn = [draw(problem.suggest, uniform(rng)).configuration for _ in range(400)]
+    numbering = Knobs.of([knobs(one) for one in drawn if one is not None], family=np.inf)
+
+    def features(configuration: Configuration, _: Paper) -> Array:
+        return np.array(numbering.encode(knobs(configuration)))
+
+    return replace(problem, features=features)
+
+
+def _ours(name: str, change: Callable[[Problem], Problem]) -> Callable[..., BaseSampler]:
+    return lambda benchmark, seed: sampler(name).make(change(benchmark.known()), seed)
+
+
+def _optuna(name: str, _: Benchmark, seed: int) -> BaseSampler:
+    from ..search.samplers.fresh import plain
+
+    return plain(name, seed)
+
+
+def _botorch(benchmark: Benchmark, seed: int) -> BaseSampler:
+    from .qlognehvi import QLogNehviSampler
+
+    return QLogNehviSampler(benchmark, seed)
+
+
+CONTENDERS: Final[dict[str, Contender]] = {
+    "greybox": Contender(_ours("greybox", _as_it_is), sees_limits=True),
+    "greybox-raw": Contender(_ours("greybox", _raw), sees_limits=True),
+    "greybox-uniform": Contender(_ours("greybox", _uniform), sees_limits=True),
+    "greybox-blind": Contender(_ours("greybox", _blind)),
+    **{name: Contender(_ours(name, _as_it_is)) for name in TABLE if name != "greybox"},
+    **{
+        f"optuna-{name}": Contender(partial(_optuna, name), "optuna")
+        for name in ("random", "tpe", "tpe-multivariate", "nsga2", "nsga3", "gp")
+    },
+    "botorch-qlognehvi": Contender(_botorch, "botorch"),
+}
+
+
+def contender(name: str) -> Contender:
+    """The row of that name.
+
+    Raises:
+        UnknownName: no such row.
+    """
+    if name not in CONTENDERS:
+        raise UnknownName("sampler", name, CONTENDERS)
+    return CONTENDERS[name]
