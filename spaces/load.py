@@ -76,7 +76,8 @@ class Load:
     def _past(self) -> dict[str, Any]:
         heads = (weight.name for weight in self.profile.weights() if weight.group == "head")
         known = tuple(heads) if self.keeps_classifier else ()
-        return {"given": structure_of(self.profile), "learnt": known}
+        special = special_tokens(self.source.tokenizer)
+        return {"given": structure_of(self.profile), "learnt": known, "special": special}
 
     @cached_property
     def keeps_classifier(self) -> bool:

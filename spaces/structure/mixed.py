@@ -63,7 +63,7 @@ class Mixed:
             keep = float(settings[f"{kind}_keep"])
             found |= dict.fromkeys(refusals(paper, kind, totals[kind], keep, _MULTIPLES[kind]))
         if "vocabulary" in losing:
-            found |= dict.fromkeys(word_refusals(paper))
+            found |= dict.fromkeys(word_refusals(paper, float(settings["vocabulary_keep"])))
         if "layers" in losing:
             found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
             found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance", "similarity"))
