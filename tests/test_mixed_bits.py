@@ -365,11 +365,14 @@ def test_a_runtime_without_int3_refuses_the_mixes_that_hold_it():
     paper = made(candidate("bert"), average_bits=3.5).paper
     (said,) = RUNTIMES["onnxruntime"].objections(paper, {}, Targets())
     assert said.startswith("onnxruntime cannot hold attention, ffn in int3; it holds")
+    assert "choose reach near with average_bits above 4" in said
     four = made(candidate("bert"), average_bits=6.0).paper
     assert not RUNTIMES["onnxruntime"].objections(four, {}, Targets())
     for name in ("int8", "int4"):
         found = RUNTIMES["compiled"].objections(four, {}, Targets())
-        assert any("compiled cannot hold" in line and f"in {name};" in line for line in found)
+        (said,) = [line for line in found if f"in {name};" in line]
+        assert "compiled cannot hold" in said
+        assert "choose a precision of one of these formats" in said
     assert given_.profile.by_layer == ()
 
 
