@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,6 +110,7 @@ class Run:
         bill: hours, kWh, kg CO2e, money of the search so far, each a Measurement in JSON.
         refused: draws that never became trials, by reason.
         standing: `ended: ` and why, `under way`, or `stopped` where its driver is gone.
+        data: digests of the `model` and of each split's tokens, by name; empty: not known.
     """
 
     folder: Path
@@ -126,6 +127,7 @@ class Run:
     bill: Mapping[str, Any]
     refused: Mapping[str, int]
     standing: str = "under way"
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> Run:
@@ -268,6 +270,7 @@ def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
         bill={name: figure.to_json() for name, figure in costs.items()},
         refused=notes.get("refused", {}),
         standing=_standing(notes.get("ended"), snapshot.get("held")),
+        data=notes.get("data", {}),
     )
 
 
