@@ -37,6 +37,15 @@ LOCAL_STORAGE: Final = "sqlite:///study.db"
 """The storage's URL as run.json writes it when the study lies in the run folder."""
 
 
+def sign_of(direction: str) -> float:
+    """What makes a figure of a metric a loss: -1 where more is better, else 1.
+
+    >>> sign_of("maximize"), sign_of("minimize")
+    (-1.0, 1.0)
+    """
+    return -1.0 if direction == "maximize" else 1.0
+
+
 @dataclass(frozen=True)
 class ObjectiveRow:
     """One objective of a run: a metric with its direction and unit, as the catalogue has it."""
@@ -47,8 +56,8 @@ class ObjectiveRow:
 
     @property
     def sign(self) -> float:
-        """What makes a figure a loss: -1 where more is better."""
-        return -1.0 if self.direction == "maximize" else 1.0
+        """What makes a figure a loss; see `sign_of`."""
+        return sign_of(self.direction)
 
 
 @dataclass(frozen=True)
