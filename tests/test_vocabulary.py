@@ -233,7 +233,7 @@ def test_special_tokens_of_the_tokenizer_keep_their_rows(tiny_models):
     source = inspect_model(str(tiny_models["bert"]))
     load = Load(source, profile_of(source, "classification", 3))
     model = load.apply(None, MemoryBench(candidate("bert")), 0)
-    assert model.notes == {"special_tokens": [0, 1, 2, 3, 4]}
+    assert model.paper.special == (0, 1, 2, 3, 4)
     bench = Texts(model, train=[20, 21, 22, 23, 24, 25])
     assert PruneWords(0.125).apply(model, bench, 0).notes["vocabulary"] == [
         0,
@@ -248,7 +248,8 @@ def test_special_tokens_of_the_tokenizer_keep_their_rows(tiny_models):
 
 
 def test_rows_that_do_not_hold_the_special_tokens_are_refused():
-    big = replace(candidate("bert"), notes={"special_tokens": list(range(9))})
+    given = candidate("bert")
+    big = replace(given, paper=replace(given.paper, special=tuple(range(9))))
     with pytest.raises(
         StepFailed, match="8 rows do not hold the 9 special tokens; choose a share of"
     ):

@@ -11,14 +11,13 @@ arXiv 2010.05609 and TextPruner (2203.15996) take the words out of the tokenizer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from ..configuration import Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
-from ..profile import Profile
 from ..steps import Bench, Phase, Reads, Step
 from ..technique import Targets
 from .counts import WHEN, keep_knob, kept_of, phase_of, refusals
@@ -114,24 +113,21 @@ def word_refusals(paper: Paper, keep: float) -> list[str]:
         ]
     if profile.word_rows is not None:
         return ["words share rows of the table already; choose another structure"]
-    special = special_words(profile, paper.special)
     rows = kept_of(profile.vocabulary, keep, WORD_MULTIPLE)
-    return too_few_rows(profile.vocabulary, rows, len(special))
+    return too_few_rows(profile.vocabulary, rows, len(special_words(paper)))
 
 
-def special_words(profile: Profile, named: Iterable[int]) -> list[int]:
-    """Words that keep their rows whatever is read, ascending.
+def special_words(paper: Paper) -> list[int]:
+    """Words that keep their rows whatever is read, ascending: the tokenizer's special tokens.
 
-    Args:
-        profile: its `extra` holds those that the model's config names.
-        named: the tokenizer's special tokens.
+    With those that the model's config names.
     """
-    extra = dict(profile.extra)
-    found: set[int | None] = set(named)
+    extra = dict(paper.profile.extra)
+    found: set[int | None] = set(paper.special)
     for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = extra.get(key)
         found |= set(value) if isinstance(value, tuple) else {value}
-    return sorted(i for i in found if i is not None and 0 <= i < profile.vocabulary)
+    return sorted(i for i in found if i is not None and 0 <= i < paper.profile.vocabulary)
 
 
 def too_few_rows(vocabulary: int, rows: int, special: int) -> list[str]:

@@ -13,7 +13,6 @@ from ..build import kept_tensors
 from ..candidate import Candidate
 from ..families import family_of
 from ..paper import Paper
-from ..special_tokens import NOTE
 from ..steps import Bench, Split
 from .importance import strongest
 from .surgery import filled
@@ -39,9 +38,7 @@ def cut_words(candidate: Candidate, after: Paper, bench: Bench) -> Candidate:
         kept their rows, ascending.
     """
     profile, family = candidate.paper.profile, family_of(candidate.paper.profile.family)
-    special = special_words(profile, (candidate.notes or {}).get(NOTE, ()))
-    stay = after.profile.rows("vocabulary")
-    # its paper says so beforehand, unless it was stored by a version whose papers did not
+    special, stay = special_words(candidate.paper), after.profile.rows("vocabulary")
     if wrong := too_few_rows(profile.vocabulary, stay, len(special)):
         raise StepFailed("illegal", wrong[0])
     counts = word_counts(bench, profile.vocabulary)
