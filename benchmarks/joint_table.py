@@ -120,10 +120,8 @@ class Yardstick:
     def reference(self) -> dict[str, float]:
         """The reference point, in the objectives' own directions."""
         point = self.baseline + MARGIN * np.abs(self.baseline)
-        signs = [-1.0 if row.direction == "maximize" else 1.0 for row in self.rows]
         return {
-            row.name: float(sign * value)
-            for row, sign, value in zip(self.rows, signs, point, strict=True)
+            row.name: float(row.sign * value) for row, value in zip(self.rows, point, strict=True)
         }
 
     def volume(self, records: Sequence[Record]) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import BadRequest, UnknownName
 from ..evaluators.catalogue import metrics
+from ..evaluators.tasks.spec import SPLITS
 from ..search.against import own_repeat
 from ..search.doubts import doubts_between
 from ..search.front import front_of, sign, stored_metrics
@@ -24,7 +25,7 @@ from ..search.run import Run
 from .words import listed
 
 SAME: Final = ("model", "task", "workload", "constraints")
-"""Sections of the study that should agree, or figures are not of the same thing."""
+"""What should agree, or figures are not of the same thing; see `_told`."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def compare(
         told = listed([str(run.folder) for run in runs])
         raise BadRequest(f"{told}: give at least two run folders, each once")
     names = _objectives(runs, objectives)
-    differ = [section for section in SAME if len({_section(run, section) for run in runs}) > 1]
-    _refuse_other_data(names, differ)
+    split = "test" if tested else "validation"
+    _refuse_other_data(runs, names, split)
     records = {_name(run): _records(run, names, tested) for run in runs}
     _refuse_other_sources(names, records)
     signs = np.array([sign(runs[0], name) for name in names])
@@ -91,10 +92,10 @@ def compare(
     ideal, reference = together.min(axis=0), just_beyond(together)
     return {
         "objectives": list(names),
-        "split": "test" if tested else "validation",
+        "split": split,
         "reference": dict(zip(names, (signs * reference).tolist(), strict=True)),
         "ideal": dict(zip(names, (signs * ideal).tolist(), strict=True)),
-        "differ": differ,
+        "differ": [section for section in SAME if len(_told(runs, section)) > 1],
         "warnings": doubts_between(runs, names),
         "runs": [_standing(run, fronts, signs, names).to_json() for run in runs],
     }
@@ -153,17 +154,31 @@ def _asked(run: Run) -> list[str]:
     return [row.name for row in run.objectives]
 
 
-def _section(run: Run, name: str) -> str:
-    return repr(run.study.get(name))
+def _told(runs: Sequence[Run], section: str, *splits: str) -> set[str]:
+    """All that the runs say of a section: by digests of what was read, else in the study's words.
+
+    The data's digests are of tokens, which another model's tokenizer cuts otherwise: between models
+    the study's words must do, as for runs without digests.
+
+    Args:
+        runs: which. section: of the study.
+        splits: of the task; none: all of them.
+    """
+    models = {run.data.get("model", "") for run in runs}
+    if section == "model" and "" not in models:
+        return models
+    if section == "task" and "" not in models and len(models) == 1:
+        return {repr([run.data.get(name) for name in splits or SPLITS]) for run in runs}
+    return {repr(run.study.get(section)) for run in runs}
 
 
-def _refuse_other_data(names: Sequence[str], differ: Sequence[str]) -> None:
+def _refuse_other_data(runs: Sequence[Run], names: Sequence[str], split: str) -> None:
     table = metrics()
     judged = [n for n in names if n in table and table[n].resource == "quality"]
-    if judged and "task" in differ:
+    if judged and len(_told(runs, "task", split)) > 1:
         raise BadRequest(
-            f"the runs' tasks differ, so that {listed(judged)} is of other items; compare runs of "
-            "one task, or choose --objectives without quality"
+            f"the runs' {split} data differ, so that {listed(judged)} is of other items; compare "
+            "runs of one task, or choose --objectives without quality"
         )
 
 

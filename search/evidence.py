@@ -10,19 +10,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from ..evaluators.compute.probe import probe_seconds
 from ..evaluators.compute.timing import (
     Patience,
     answering,
     load_timings,
     save_timings,
-    time_runner,
+    timing_session,
 )
 from ..evaluators.devices.here import device_name
 from ..evaluators.energy.meter import Meter
@@ -34,7 +33,6 @@ from ..evaluators.metric import Evidence, Power, Predictions, StageCost, Timings
 from ..evaluators.quality.predictions import load_predictions, predict, save_predictions
 from ..evaluators.waits import WAITS
 from ..spaces.configuration import digest
-from ..spaces.device import CPU
 from ..spaces.lower import Graph
 from ..spaces.paper import Workload
 from ..spaces.runtimes import open_artifact
@@ -166,7 +164,7 @@ class Gatherer:
                 answering(runner, batch, self.workload)()
             self.report("measure speed", 0, 0)
             with self.host.measuring():
-                timings = self._timed(runner, batch)
+                timings = timing_session(runner, batch, self.workload, self.patience)
                 power = measure_power(meter, answering(runner, batch, self.workload))
             runner.close()
             save_timings(folder / "timings", timings)
@@ -178,15 +176,6 @@ class Gatherer:
         self.samples.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(raw, self.samples / raw.name)
         return load_timings(raw.parent, raw.stem), _power(folder / "power.json"), raw.stem
-
-    def _timed(self, runner: Runner, batch: Batch) -> Timings:
-        """A session with the probe's seconds on either side of it."""
-        workload = self.workload
-        if workload.torch_device != CPU:
-            return time_runner(runner, batch, workload, patience=self.patience)
-        before = probe_seconds()
-        timings = time_runner(runner, batch, workload, patience=self.patience)
-        return replace(timings, probe_seconds=(before + probe_seconds()) / 2)
 
     def _sizes(self, artifact: Path) -> dict[str, int]:
         with self.host.training():

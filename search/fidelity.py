@@ -44,11 +44,6 @@ class RankFlips:
     flipped: int
     lost: tuple[int, ...]
 
-    @property
-    def share(self) -> float | None:
-        """Flipped pairs, as a share; None where there are no pairs."""
-        return self.flipped / self.pairs if self.pairs else None
-
 
 def _keeps_all(record: Record) -> float:
     return 0.0

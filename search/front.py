@@ -20,7 +20,7 @@ from ..errors import UnknownName
 from .limits import Limit, parse_limit
 from .pareto import Array, Mask, front_probability, knee, non_dominated
 from .records import Record
-from .run import ObjectiveRow, Run
+from .run import ObjectiveRow, Run, sign_of
 
 REDRAWS: Final = 200_000
 """Rows redrawn for the probabilities, in all: 1,000 redraws of 200 trials take a second."""
@@ -146,8 +146,8 @@ def stored_metrics(run: Run) -> tuple[str, ...]:
 
 
 def sign(run: Run, metric: str) -> float:
-    """What makes a figure of this metric a loss: -1 where more is better."""
-    return -1.0 if run.metrics[metric]["direction"] == "maximize" else 1.0
+    """What makes a figure of this metric a loss; see `sign_of`."""
+    return sign_of(run.metrics[metric]["direction"])
 
 
 def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | None:

@@ -238,7 +238,7 @@ def _rows(now: Standing) -> Iterator[tuple[str, str]]:
 
 
 def _best(row: ObjectiveRow, losses: Any) -> tuple[str, str]:
-    value = float(losses.min()) * (-1.0 if row.direction == "maximize" else 1.0)
+    value = row.sign * float(losses.min())
     return row.name, readable(value, row.unit)
 
 

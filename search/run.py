@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +37,15 @@ LOCAL_STORAGE: Final = "sqlite:///study.db"
 """The storage's URL as run.json writes it when the study lies in the run folder."""
 
 
+def sign_of(direction: str) -> float:
+    """What makes a figure of a metric a loss: -1 where more is better, else 1.
+
+    >>> sign_of("maximize"), sign_of("minimize")
+    (-1.0, 1.0)
+    """
+    return -1.0 if direction == "maximize" else 1.0
+
+
 @dataclass(frozen=True)
 class ObjectiveRow:
     """One objective of a run: a metric with its direction and unit, as the catalogue has it."""
@@ -47,8 +56,8 @@ class ObjectiveRow:
 
     @property
     def sign(self) -> float:
-        """What makes a figure a loss: -1 where more is better."""
-        return -1.0 if self.direction == "maximize" else 1.0
+        """What makes a figure a loss; see `sign_of`."""
+        return sign_of(self.direction)
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ class Run:
         bill: hours, kWh, kg CO2e, money of the search so far, each a Measurement in JSON.
         refused: draws that never became trials, by reason.
         standing: `ended: ` and why, `under way`, or `stopped` where its driver is gone.
+        data: digests of the `model` and of each split's tokens, by name; empty: not known.
     """
 
     folder: Path
@@ -126,6 +136,7 @@ class Run:
     bill: Mapping[str, Any]
     refused: Mapping[str, int]
     standing: str = "under way"
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> Run:
@@ -268,6 +279,7 @@ def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
         bill={name: figure.to_json() for name, figure in costs.items()},
         refused=notes.get("refused", {}),
         standing=_standing(notes.get("ended"), snapshot.get("held")),
+        data=notes.get("data", {}),
     )
 
 

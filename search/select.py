@@ -129,8 +129,7 @@ def current_front(knowledge: Knowledge) -> Front:
         for r in records
         if r.state == "final"
     }
-    rows = knowledge.study.objective_rows()
-    signs = {row.name: -1.0 if row.direction == "maximize" else 1.0 for row in rows}
+    signs = {row.name: row.sign for row in knowledge.study.objective_rows()}
     return judge(records, signs, {r.number: broken.get(r.number, ()) for r in records})
 
 

@@ -11,7 +11,7 @@ from ..errors import RunError
 from ..evaluators.tasks.columns import Columns, find_columns
 from ..evaluators.tasks.local import is_local
 
-RESERVED: Final = ("true", "false", "null", "~")
+RESERVED: Final = ("true", "false", "null")
 """Words that YAML 1.2 reads as something else than text."""
 
 TEMPLATE: Final = """\
@@ -91,5 +91,7 @@ def _columns(found: Columns) -> str:
 
 def _scalar(text: str) -> str:
     """Text as YAML reads it back: in quotes where it could be taken for something else."""
-    plain = re.fullmatch(r"[A-Za-z./~][\w./~:+@-]*", text) and text.lower() not in RESERVED
+    # a dot alone may begin a number: .5, .inf
+    named = re.fullmatch(r"([A-Za-z/]|\.{1,2}/|~/)([\w./~:+@-]*[\w./~+@-])?", text)
+    plain = named and text.lower() not in RESERVED
     return text if plain else json.dumps(text, ensure_ascii=False)

@@ -16,7 +16,7 @@ from .families import family_of
 from .models import ModelSource
 from .paper import Paper, structure_of
 from .profile import Profile
-from .special_tokens import NOTE, special_tokens
+from .special_tokens import special_tokens
 from .steps import Bench, Phase, Reads
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Load:
         The weights are what the step reads.
         """
         special = ",".join(map(str, special_tokens(self.source.tokenizer)))
-        structure = {"profile": digest(self.profile.to_json()), NOTE: special}
+        structure = {"profile": digest(self.profile.to_json()), "special_tokens": special}
         if self.rows == _in_order(self.labels):
             return structure
         rows = "drawn anew" if self.rows is None else ",".join(map(str, self.rows))
@@ -76,7 +76,8 @@ class Load:
     def _past(self) -> dict[str, Any]:
         heads = (weight.name for weight in self.profile.weights() if weight.group == "head")
         known = tuple(heads) if self.keeps_classifier else ()
-        return {"given": structure_of(self.profile), "learnt": known}
+        special = special_tokens(self.source.tokenizer)
+        return {"given": structure_of(self.profile), "learnt": known, "special": special}
 
     @cached_property
     def keeps_classifier(self) -> bool:
@@ -93,7 +94,7 @@ class Load:
         return replace(paper, **self._past)
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
-        """The given model, loaded; its notes list the special tokens.
+        """The given model, loaded.
 
         Raises:
             ModelError: the files lack a tensor, or have it in another shape.
@@ -110,8 +111,7 @@ class Load:
                 f"model, or has them in other shapes: {', '.join(wrong[:5])}; download it again, "
                 "or correct its config.json"
             )
-        special = list(special_tokens(self.source.tokenizer))
-        return Candidate(module, self.on_paper(Paper(self.profile)), notes={NOTE: special})
+        return Candidate(module, self.on_paper(Paper(self.profile)))
 
     def _given(self) -> Iterator[tuple[str, Tensor]]:
         """The checkpoint's tensors, those of its classifier in the task's order or left out."""

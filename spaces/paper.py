@@ -65,6 +65,7 @@ class Paper:
         given: `structure_of` the model that it was loaded as; None: not known.
         learnt: fnmatch patterns over the names of parameters that know the task: those that any
             training so far moved, and a classifier that came with the model.
+        special: ids of the tokens that the given model's tokenizer calls special, ascending.
     """
 
     profile: Profile
@@ -73,6 +74,7 @@ class Paper:
     plan: Plan | None = None
     given: str | None = None
     learnt: tuple[str, ...] = ()
+    special: tuple[int, ...] = ()
 
     @property
     def trained(self) -> Paper:
@@ -95,11 +97,11 @@ class Paper:
         return whole + recipe.mask.count(elements - whole)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON-ready form; `from_json` is its inverse. `given` and `learnt` only if not empty.
+        """JSON-ready form; `from_json` is its inverse. What tells of the past only if not empty.
 
-        An artifact's paper has neither: their digits would count as model bytes.
+        An artifact's paper has none of it: its digits would count as model bytes.
         """
-        past = {"given": self.given, "learnt": list(self.learnt)}
+        past = {"given": self.given, "learnt": list(self.learnt), "special": list(self.special)}
         return {
             "profile": self.profile.to_json(),
             "recipe": self.recipe.to_json(),
@@ -119,6 +121,7 @@ class Paper:
             plan=None if plan is None else Plan(**plan),
             given=data.get("given"),
             learnt=tuple(data.get("learnt", ())),
+            special=tuple(data.get("special", ())),
         )
 
 

@@ -1,7 +1,9 @@
 """Space: what a study searches, as knobs in slots; ConfigSpace holds the conditions.
 
 Parameter names are `slot` (which method) and `slot.method.knob`; a slot with one method and a knob
-with one value are not parameters at all. Knobs of methods that were not chosen are never suggested.
+with one value are not parameters at all. Knobs of methods that were not chosen are never suggested,
+nor those to which earlier answers leave one value. A name has one distribution in all trials: what
+they leave several values to is asked whole, and refused by the walk.
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import StudyError, UnknownName
-from .configuration import SLOTS, Choice, Configuration, Scalar
+from .configuration import SLOTS, Choice, Configuration, Scalar, Settings
 from .hyperparameter import Hyperparameter, Integer, OneOf, narrow, settle, unnamed
 from .lower import plain
 from .paper import Paper
 from .slots import slots
-from .technique import is_canonical
+from .technique import is_canonical, is_settled
 
 if TYPE_CHECKING:
     from ConfigSpace import ConfigurationSpace
@@ -89,8 +91,10 @@ class Space:
                 if len(methods) == 1
                 else str(trial.suggest_categorical(space.slot, methods))
             )
-            asked = space.parameters[method]
-            settings = {knob.name: _suggest(trial, name, knob) for name, knob in asked}
+            settings, before = dict[str, Scalar](), _acting(choices)
+            for name, knob in space.parameters[method]:
+                left = _left(space.slot, method, knob, settings, before)
+                settings[knob.name] = _suggest(trial, name, knob) if left is None else left
             choices[space.slot] = Choice.of(method, **settings)
         return plain(Configuration.of(**choices))
 
@@ -111,7 +115,7 @@ class Space:
                 raise StudyError(f"{space.slot} may not stay as it is in this study's space")
             if len(space.methods) > 1:
                 values[space.slot] = choice.method
-            values.update(_settings(space, choice))
+            values.update(_settings(space, choice, _acting(dict(configuration))))
         return values
 
     def configspace(self, seed: int = 0) -> ConfigurationSpace:
@@ -191,7 +195,25 @@ def _suggest(trial: Suggester, name: str, knob: Hyperparameter) -> Scalar:
     return trial.suggest_float(name, knob.low, knob.high, log=knob.log)
 
 
-def _settings(space: SlotSpace, choice: Choice) -> dict[str, Scalar]:
+def _acting(choices: Mapping[str, Choice]) -> dict[str, Choice]:
+    """The choices that do something."""
+    return {slot: c for slot, c in choices.items() if c.method != slots()[slot].off}
+
+
+def _left(
+    slot: str, method: str, knob: Hyperparameter, known: Settings, before: Mapping[str, Choice]
+) -> Scalar | None:
+    """The one value that earlier answers leave to a knob, None where they leave it open."""
+    technique = slots()[slot].techniques.get(method)
+    if not is_settled(technique):
+        return None
+    value = technique.settled(known, before).get(knob.name)
+    return value if isinstance(knob, OneOf) and value in knob.values else None
+
+
+def _settings(
+    space: SlotSpace, choice: Choice, configuration: Mapping[str, Choice]
+) -> dict[str, Scalar]:
     given, values = dict(choice.settings), dict[str, Scalar]()
     for knob in space.methods[choice.method]:
         if knob.name not in given:
@@ -202,7 +224,9 @@ def _settings(space: SlotSpace, choice: Choice) -> dict[str, Scalar]:
             if not _is_idle(space.slot, choice, knob):
                 raise StudyError(f"{space.slot}.{choice.method}: {error}") from error
             value = knob.default
-        if not (isinstance(knob, OneOf) and len(knob.values) == 1):
+        fixed = isinstance(knob, OneOf) and len(knob.values) == 1
+        left = _left(space.slot, choice.method, knob, given, configuration)
+        if not fixed and left is None:
             values[f"{space.slot}.{choice.method}.{knob.name}"] = value
     return values
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from ..errors import ModelError
-
-NOTE: Final = "special_tokens"
-"""The note of a loaded candidate that lists them."""
 
 
 def special_tokens(folder: Path) -> tuple[int, ...]:

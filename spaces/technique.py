@@ -6,11 +6,11 @@ illegal, and which steps do the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeGuard, runtime_checkable
 
-from .configuration import Settings
+from .configuration import Choice, Settings
 from .device import CPU
 from .hyperparameter import Hyperparameter
 from .paper import Paper
@@ -75,3 +75,24 @@ class Canonical(Protocol):
 def is_canonical(technique: object) -> TypeGuard[Canonical]:
     """Whether a technique is `Canonical`; `isinstance` with a protocol is too slow for a search."""
     return hasattr(technique, "canonical")
+
+
+class Settled(Protocol):
+    """A technique of whose knobs some have one legal value left beside what was chosen before.
+
+    A space does not ask for these, as it asks for no knob of a method that was not chosen.
+    """
+
+    def settled(self, settings: Settings, before: Mapping[str, Choice]) -> Settings:
+        """The values of these knobs; those whose every value is illegal are not among them.
+
+        Args:
+            settings: its own that are known, in the order of the knobs.
+            before: what the slots that are asked earlier hold, where they do something.
+        """
+        ...
+
+
+def is_settled(technique: object) -> TypeGuard[Settled]:
+    """Whether a technique is `Settled`; see `is_canonical`."""
+    return hasattr(technique, "settled")

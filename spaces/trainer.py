@@ -184,6 +184,8 @@ class _Loop:
         encoder.eval()
         if recipe.epochs <= 1 or not self.kinds <= {"task", "logits"}:
             return encoder, None
+        if self.profile.soft_tokens:  # hooks would cut them off what is remembered a second time
+            return encoder, None
         first_only = family.kind == "encoder"
         with self._computing():
             recall = remember(encoder, self.bench, recipe.batch, recipe.train_items, first_only)

@@ -335,6 +335,16 @@ def test_a_plain_folder_is_refused_before_a_bottleneck_is_trained(tiny_models):
         assert not RUNTIMES["eager"].objections(paper, {}, Targets(("hf",)))
 
 
+def test_trainings_that_differ_in_their_rate_alone_share_an_adapter_on_paper(tiny_models):
+    paper = given(tiny_models["bert"]).paper
+    made = [
+        steps(TABLE["lora"], paper, **told)[0].on_paper(paper).profile.adapters[-1]
+        for told in ({"learning_rate": 1e-3}, {"learning_rate": 1e-4, "merge": "keep"}, {"rank": 4})
+    ]
+    assert made[0] is made[1]
+    assert made[0] != made[2]
+
+
 def test_an_adapter_survives_json(tiny_models):
     for method in SMALL:
         profile = kept(tiny_models["bert"], method).paper.profile

@@ -378,7 +378,9 @@ def test_the_study_file_of_init_is_accepted_by_search(
     assert json.loads(quoted)["trials"] == 39, "and the baseline"
 
 
-@pytest.mark.parametrize("name", ["films #1.csv", "yes", "hub:a: b", "12"])
+@pytest.mark.parametrize(
+    "name", ["films #1.csv", "yes", "hub:a: b", "12", ".5", ".inf", ".NaN", "a:"]
+)
 def test_names_that_yaml_would_misread_are_quoted_by_init(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ):

@@ -108,6 +108,33 @@ def test_what_cannot_be_compared_is_refused(run: Run, runs, wanted, tested, word
         compare(given, wanted, tested=tested)
 
 
+READ = {"model": "m", "train": "a", "calibration": "b", "validation": "c", "test": "d"}
+
+
+def read(run: Run, folder: str, words: str = "films", **digests: str) -> Run:
+    """The same run in another folder, with digests of what it read and what its study calls it."""
+    study = {**run.study, "task": {"name": words}}
+    return replace(run, folder=Path(folder), study=study, data={**READ, **digests})
+
+
+def test_data_are_the_same_by_what_was_read_whatever_the_study_calls_them(run: Run):
+    one = read(run, "one")
+    assert compare([one, read(run, "two", "films.csv")])["differ"] == []
+    assert compare([one, read(run, "two", train="x")])["differ"] == ["task"]
+    with pytest.raises(BadRequest, match="the runs' validation data differ, so that accuracy"):
+        compare([one, read(run, "two", validation="x")])
+    with pytest.raises(BadRequest, match="the runs' test data differ"):
+        compare([one, read(run, "two", test="x")], tested=True)
+    assert compare([one, read(run, "two", validation="x")], ["flops"])["differ"] == ["task"]
+
+
+def test_between_models_whose_tokens_differ_the_studys_words_say_what_was_read(run: Run):
+    one, tokens = read(run, "one"), {"model": "n", "validation": "x"}
+    assert compare([one, read(run, "two", **tokens)])["differ"] == ["model"]
+    with pytest.raises(BadRequest, match="validation data differ"):
+        compare([one, read(run, "two", "songs", **tokens)])
+
+
 def test_modelled_and_measured_figures_are_not_held_against_each_other(run: Run):
     def measured(figure: Measurement) -> Measurement:
         return replace(figure, source="measured")

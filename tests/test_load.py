@@ -52,7 +52,8 @@ def test_load_is_the_first_change_and_says_on_paper_what_is_given(tiny_models):
     assert (step.name, step.phase, step.draws) == ("load", Phase.LOAD, True)
     assert step.reads == {"model"}
     paper = Paper(step.profile, Recipe(train_items=7))
-    assert step.on_paper(paper) == replace(paper, given=structure_of(step.profile))
+    told = {"given": structure_of(step.profile), "special": (0, 1, 2, 3, 4)}
+    assert step.on_paper(paper) == replace(paper, **told)
 
 
 @pytest.mark.parametrize(

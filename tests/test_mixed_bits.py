@@ -23,7 +23,7 @@ from paretune.spaces.families import family_of
 from paretune.spaces.names import in_short
 from paretune.spaces.paper import Paper
 from paretune.spaces.paper_features import FEATURES, paper_features
-from paretune.spaces.precision import TABLE
+from paretune.spaces.precision import TABLE, fed, sensitivity
 from paretune.spaces.precision.assignment import assigned
 from paretune.spaces.precision.mix import LADDER, mix, mixes
 from paretune.spaces.precision.sensitivity import sensitivities
@@ -180,6 +180,23 @@ def test_sensitivity_is_the_divergence_with_one_part_as_it_would_be_stored(famil
             wanted = kl(answers(given_, given_.module), answers(given_, module))
             assert wanted > 0
             assert found[group, layer][form] == pytest.approx(wanted, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize(("most", "shapes"), [(20, [(2, 8)] * 4), (7, [(1, 8), (1, 5)] * 4)])
+def test_a_pass_holds_few_tokens_or_one_text_and_all_say_the_same(monkeypatch, most, shapes):
+    given_ = candidate("llama")
+    pieces = {("attention", 1): (EIGHT, THREE), ("ffn", 4): (FOUR,)}
+    whole = sensitivities(given_, MemoryBench(given_), pieces)
+    (texts,) = fed.calibration(MemoryBench(given_), torch.device("cpu"))
+    monkeypatch.setattr(fed, "AT_ONCE", most)
+    monkeypatch.setattr(sensitivity, "_NUMBERS", 100)  # two tokens of 43 words at a time
+    batches = fed.calibration(MemoryBench(given_), torch.device("cpu"))
+    assert [tuple(batch["input_ids"].shape) for batch in batches] == shapes
+    read = torch.cat([batch["input_ids"][batch["attention_mask"] == 1] for batch in batches])
+    assert torch.equal(read, texts["input_ids"][texts["attention_mask"] == 1])
+    found = sensitivities(given_, MemoryBench(given_), pieces)
+    for piece, forms in whole.items():
+        assert found[piece] == pytest.approx(forms, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -348,11 +365,14 @@ def test_a_runtime_without_int3_refuses_the_mixes_that_hold_it():
     paper = made(candidate("bert"), average_bits=3.5).paper
     (said,) = RUNTIMES["onnxruntime"].objections(paper, {}, Targets())
     assert said.startswith("onnxruntime cannot hold attention, ffn in int3; it holds")
+    assert "choose reach near with average_bits above 4" in said
     four = made(candidate("bert"), average_bits=6.0).paper
     assert not RUNTIMES["onnxruntime"].objections(four, {}, Targets())
     for name in ("int8", "int4"):
         found = RUNTIMES["compiled"].objections(four, {}, Targets())
-        assert any("compiled cannot hold" in line and f"in {name};" in line for line in found)
+        (said,) = [line for line in found if f"in {name};" in line]
+        assert "compiled cannot hold" in said
+        assert "choose a precision of one of these formats" in said
     assert given_.profile.by_layer == ()
 
 

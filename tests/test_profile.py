@@ -250,8 +250,8 @@ def test_a_profile_survives_json(profile: Profile):
 @given(_PROFILE, st.sampled_from([None, Plan(devices=2)]), st.sampled_from([None, "eager"]))
 def test_a_paper_survives_json(profile: Profile, plan: Plan | None, runtime: str | None):
     paper = Paper(profile, Recipe(trainable=("*",), train_items=3), runtime, plan)
-    assert not {"given", "learnt"} & paper.to_json().keys()
-    for known in (paper, replace(paper, given="ab", learnt=("*.bias",))):
+    assert not {"given", "learnt", "special"} & paper.to_json().keys()
+    for known in (paper, replace(paper, given="ab", learnt=("*.bias",), special=(0, 3))):
         assert Paper.from_json(json.loads(json.dumps(known.to_json()))) == known
 
 

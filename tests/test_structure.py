@@ -301,6 +301,15 @@ def test_a_mixed_cut_is_its_parts_one_after_the_other():
     assert set(small.notes) == {"layers", "heads", "ffn"}
 
 
+def test_a_mixed_cut_of_before_words_could_go_keeps_them_all():
+    paper = Paper(profile("bert"))
+    told = {knob.name: knob.default for knob in TABLE["mixed"].hyperparameters(paper)}
+    told |= {"heads_keep": 0.5, "ffn_keep": 0.5, "vocabulary_keep": 1.0}
+    old = {name: value for name, value in told.items() if name != "vocabulary_keep"}
+    assert TABLE["mixed"].steps(paper, old) == TABLE["mixed"].steps(paper, told)
+    assert not TABLE["mixed"].objections(paper, old, Targets())
+
+
 def test_a_share_that_is_not_offered_stands_for_the_one_that_comes_to_the_same():
     knob = keep_knob([3])
     assert narrow(knob, [0.25, 0.5, 0.625]).values == (0.375, 0.625)

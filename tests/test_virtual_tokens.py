@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from paretune.evaluators.compute.backward import training_step_flops
+from paretune.spaces import features
 from paretune.spaces.build import build
 from paretune.spaces.candidate import Candidate
 from paretune.spaces.families import family_of
@@ -26,6 +27,7 @@ from paretune.spaces.slots import slots
 from paretune.spaces.steps import Phase, Train
 from paretune.spaces.technique import Targets
 from paretune.spaces.testing import MemoryBench, random_items
+from paretune.spaces.training import FinetuneStep
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -331,13 +333,18 @@ def test_layers_are_not_cut_from_under_them(tiny_models, method):
         assert any("cannot be merged; choose when: before" in reason for reason in reasons), name
 
 
-@pytest.mark.parametrize("method", ["prompt", "prefix"])
-def test_they_stand_before_layers_that_were_cut(tiny_models, method):
-    start = given(tiny_models["bert"])
+@pytest.mark.parametrize("family", HEADS)
+@pytest.mark.parametrize("method", METHODS)
+def test_they_stand_before_layers_that_were_cut(tiny_models, method, family):
+    start = given(tiny_models[family], HEADS[family])
     cut = build_like(start, (0,), 2)
-    attached = done(cut, todo(method, cut.paper)[:1])[0]
+    made = todo(method, cut.paper)
+    attached = done(cut, made[:1])[0]
     assert shapes(attached.module) == on_paper(attached.paper.profile)
     assert not torch.equal(answers(attached), answers(cut))
+    folded = [attached, *done(attached, [s for s in made if s.phase == Phase.MERGE])][-1]
+    assert shapes(folded.module) == on_paper(folded.paper.profile)
+    assert torch.equal(answers(folded), answers(attached))
 
 
 def build_like(start: Candidate, bare: tuple[int, ...], heads: int) -> Candidate:
@@ -386,6 +393,22 @@ def test_the_longest_text_that_is_legal_is_read(tiny_models, tmp_path, method, f
 def test_distilbert_takes_no_prefix(tiny_models):
     (reason,) = objections(TABLE["prefix"], given(tiny_models["distilbert"]).paper)
     assert "takes no keys from before; choose prompt or p_tuning" in reason
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_a_head_that_trains_alone_behind_them_hears_what_it_would_without_memory(
+    tiny_models, monkeypatch, method
+):
+    start = kept(tiny_models["bert"], method)
+    heads = tuple(w.name for w in start.paper.profile.weights() if w.group == "head")
+    start = replace(start, paper=replace(start.paper, recipe=replace(RECIPE, trainable=heads)))
+    found = done(start, [FinetuneStep()])[0]
+    monkeypatch.setattr(features, "MEMORY_BYTES", 0)
+    plain = done(start, [FinetuneStep()])[0]
+    for name in heads:
+        one, other = (made.module.get_parameter(name) for made in (found, plain))
+        assert torch.allclose(one, other, atol=1e-6), name
+        assert not torch.equal(one, start.module.get_parameter(name)), name
 
 
 def test_a_prefix_needs_attention(tiny_models):

@@ -30,7 +30,7 @@ from paretune.spaces.runtimes import RUNTIMES, open_artifact
 from paretune.spaces.runtimes.compiler import compiler_problem
 from paretune.spaces.runtimes.payload import payload_bytes as promised_bytes
 from paretune.spaces.specimen import Case, payload_bytes, walk
-from paretune.spaces.structure import TABLE
+from paretune.spaces.structure import TABLE, words
 from paretune.spaces.structure.vocabulary import PruneWords
 from paretune.spaces.structure.words import nearest_rows
 from paretune.spaces.task import Batch
@@ -233,7 +233,7 @@ def test_special_tokens_of_the_tokenizer_keep_their_rows(tiny_models):
     source = inspect_model(str(tiny_models["bert"]))
     load = Load(source, profile_of(source, "classification", 3))
     model = load.apply(None, MemoryBench(candidate("bert")), 0)
-    assert model.notes == {"special_tokens": [0, 1, 2, 3, 4]}
+    assert model.paper.special == (0, 1, 2, 3, 4)
     bench = Texts(model, train=[20, 21, 22, 23, 24, 25])
     assert PruneWords(0.125).apply(model, bench, 0).notes["vocabulary"] == [
         0,
@@ -248,11 +248,26 @@ def test_special_tokens_of_the_tokenizer_keep_their_rows(tiny_models):
 
 
 def test_rows_that_do_not_hold_the_special_tokens_are_refused():
-    big = replace(candidate("bert"), notes={"special_tokens": list(range(9))})
+    given = candidate("bert")
+    big = replace(given, paper=replace(given.paper, special=tuple(range(9))))
     with pytest.raises(
-        StepFailed, match="8 rows do not hold the 9 special tokens; choose a larger"
+        StepFailed, match="8 rows do not hold the 9 special tokens; choose a share of"
     ):
         PruneWords(8 / WORDS).apply(big, MemoryBench(big), 0)
+
+
+@pytest.mark.parametrize("name", ["vocabulary", "mixed"])
+def test_on_paper_a_share_that_does_not_hold_the_special_tokens_is_refused(name):
+    knob = "keep" if name == "vocabulary" else "vocabulary_keep"
+    others = {} if name == "vocabulary" else {"heads_keep": 0.5}
+    paper = replace(candidate("bert").paper, special=tuple(range(4, 30)))
+    # the config names 0, 2 and 3 beside the tokenizer's 26
+    assert objections(name, paper, **{knob: 0.0625}, **others) == (
+        "24 rows do not hold the 29 special tokens; choose a share of at least 0.1"
+    )
+    assert not objections(name, paper, **{knob: 0.1}, **others)
+    crowded = replace(paper, special=tuple(range(4, 318)))
+    assert "choose another structure" in objections(name, crowded, **{knob: 0.5}, **others)
 
 
 def test_a_task_without_texts_to_count_is_named():
@@ -265,9 +280,23 @@ def test_of_equally_near_rows_the_first_is_read_and_words_are_compared_in_parts(
     table = torch.randn(1500, 8, generator=torch.Generator().manual_seed(0))
     table[1400] = 3 * table[20]
     table[30] = table[20]
-    rows = nearest_rows(table, [5, 20, 30, 700], "cpu")
+    told: list[tuple[int, int]] = []
+    rows = nearest_rows(table, [5, 20, 30, 700], "cpu", lambda *done: told.append(done))
     assert rows.dtype == torch.int32
     assert rows[[5, 20, 30, 700, 1400]].tolist() == [0, 1, 2, 3, 1]
+    assert told == [(1024, 1496), (1496, 1496)]
+
+
+def test_kept_words_are_compared_in_parts_too(monkeypatch):
+    table = torch.randn(300, 8, generator=torch.Generator().manual_seed(1))
+    kept = list(range(0, 300, 4))
+    whole = nearest_rows(table, kept, "cpu", lambda *_: None)
+    monkeypatch.setattr(words, "_KEPT", 20)
+    assert torch.equal(nearest_rows(table, kept, "cpu", lambda *_: None), whole)
+    unit = torch.nn.functional.normalize(table, dim=1)
+    expected = (unit @ unit[kept].t()).argmax(dim=1)
+    removed = [word for word in range(300) if word % 4]
+    assert whole[removed].tolist() == expected[removed].tolist()
 
 
 def test_the_big_model_and_the_random_state_are_left_alone():

@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from ...spaces.steps import Runner
 from ...spaces.task import Batch
 from ..devices.here import device_name
 from ..metric import Timings
+from .probe import probe_seconds
 from .quantile import median_interval
 
 STEADY: Final = 0.1
@@ -93,6 +94,19 @@ def time_runner(
         decode_seconds=tuple(decode) if workload.output_tokens > 1 else (),
         cpu_share=share if workload.torch_device == CPU else None,
     )
+
+
+def timing_session(runner: Runner, batch: Batch, workload: Workload, patience: Patience) -> Timings:
+    """`time_runner`, and on the CPU how fast the machine is: the probe's seconds on either side.
+
+    Args:
+        runner, batch, workload, patience: see `time_runner`; the caller holds the host.
+    """
+    if workload.torch_device != CPU:
+        return time_runner(runner, batch, workload, patience=patience)
+    before = probe_seconds()
+    timings = time_runner(runner, batch, workload, patience=patience)
+    return replace(timings, probe_seconds=(before + probe_seconds()) / 2)
 
 
 def answering(runner: Runner, batch: Batch, workload: Workload) -> Callable[[], object]:

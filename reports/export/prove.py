@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...evaluators.compute.probe import probe_seconds
 from ...evaluators.compute.quantile import quantile
-from ...evaluators.compute.timing import Patience, answering, time_runner
+from ...evaluators.compute.timing import Patience, answering, timing_session
 from ...evaluators.devices.here import device_problem
 from ...evaluators.host import HostLock
 from ...search.stages import cache_root
-from ...spaces.device import CPU
 from ...spaces.paper import Workload
 from ...spaces.steps import Runner
 from .compare import compared, shortfalls
@@ -72,10 +70,10 @@ def _speed(runner: Runner, proof: Proof, workload: Workload) -> dict[str, float 
     patience = Patience(budget_s=TIMING_SECONDS)
     answering(runner, proof.timed, workload)()  # the first answer may compile the graph
     with HostLock(cache_root() / "host").measuring():
-        probe = probe_seconds() if workload.torch_device == CPU else None
-        timings = time_runner(runner, proof.timed, workload, patience=patience)
+        timings = timing_session(runner, proof.timed, workload, patience)
     value, stderr = quantile(timings.seconds, 0.5)
     error = None if stderr is None else 1e3 * stderr
+    probe = timings.probe_seconds
     return {
         "latency_p50_ms": 1e3 * value,
         "latency_stderr_ms": error,

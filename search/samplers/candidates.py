@@ -18,7 +18,7 @@ from ...errors import ParetuneError
 from ...spaces.paper import Paper
 from ...spaces.paper_features import paper_features
 from .cost import Job, Ledger
-from .encoding import Knobs, Scaling, flat
+from .encoding import FAMILY, Knobs, Scaling, flat
 from .observations import Observation
 from .pool import Anew, Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
 from .problem import Memory, Problem
@@ -99,7 +99,9 @@ class Candidates:
         legal = [(d, paper) for d, (ok, paper) in zip(draws, papers, strict=True) if ok]
         if not legal:
             raise NothingLeft(f"none of {SAMPLE} random configurations is legal; widen the space")
-        numbering = Knobs.of([flat(d) for d, _ in legal])
+        # Elsewhere x0, x1, ... may be anything, not layers.
+        family = FAMILY if self._problem.paper else np.inf
+        numbering = Knobs.of([flat(d) for d, _ in legal], family)
         rows = np.array([self._raw(d, paper, numbering) for d, paper in legal])
         ties = self._ties(rows.shape[1], numbering)
         found = {name: dist for d in draws for name, dist in d.distributions.items()}

@@ -34,6 +34,9 @@ holds it, and refuses those that read the weights themselves (`Adapter.reads_wei
 
 _NOT_SHAPE: Final = frozenset({"learning_rate", "merge"})
 
+_KEPT: Final = 256
+"""Adapters that are remembered: each lists hundreds of weights, and few shapes are searched."""
+
 
 class Adapts(Protocol):
     """What Attach asks of a technique."""
@@ -106,7 +109,7 @@ class Attach:
     def on_paper(self, paper: Paper) -> Paper:
         """The profile with the adapter."""
         profile = paper.profile
-        adapter = self.technique.adapter(profile, dict(self.told))
+        adapter = _shaped(self.technique, self.told, profile)
         return replace(paper, profile=replace(profile, adapters=(*profile.adapters, adapter)))
 
     def apply(self, candidate: Candidate | None, bench: Bench, seed: int) -> Candidate:
@@ -123,6 +126,14 @@ class Attach:
                 torch.manual_seed(derived_seed("begin", seed))
                 self.technique.begin(module, paper.profile.adapters[-1])
         return _readdressed(candidate, module, paper)
+
+
+@lru_cache(maxsize=_KEPT)
+def _shaped(
+    technique: Adapts, told: tuple[tuple[str, str | int | float | bool], ...], profile: Profile
+) -> Adapter:
+    """The adapter on paper, one for all trainings of that shape on that structure."""
+    return technique.adapter(profile, dict(told))
 
 
 @dataclass(frozen=True)

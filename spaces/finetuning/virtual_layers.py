@@ -291,11 +291,12 @@ def _shapes(module: nn.Module, family: Family) -> list[tuple[int, int]]:
     key: Role = "attention.key"
     found = []
     for block in cast(nn.ModuleList, module.get_submodule(family.layer)):
-        attention: Any = dict(block.named_modules()).get(inside)
-        if attention is None:
+        modules = dict(block.named_modules())
+        matrix: Any = modules.get(family.modules[key])
+        if matrix is None:  # what stands in the place of an attention has no keys
             continue
+        attention: Any = modules[inside]
         width = getattr(attention, "head_dim", None) or attention.attention_head_size
-        matrix: Any = block.get_submodule(family.modules[key])
         fused = len(family.fused(key)) > 1
         inner = attention.split_size if fused else matrix.weight.shape[0]
         found.append((inner // width, width))

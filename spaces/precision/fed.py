@@ -23,10 +23,15 @@ from ..families import family_of
 from ..profile import Profile, Weight
 from ..runtimes.grid import is_whole
 from ..steps import Bench
-from ..task import trimmed
+from ..task import Batch, trimmed
 
 TOKENS: Final = 8192
 """Tokens that are looked at, padding included: more than any matrix here has columns."""
+
+AT_ONCE: Final = 1024
+"""Tokens that go through the model at a time, padding included; one text, where that has more.
+
+So what a pass needs, the logits over a large vocabulary first, does not grow with the texts."""
 
 _BATCH: Final = 16
 
@@ -124,7 +129,14 @@ class _Call:
 def calibration(
     bench: Bench, device: torch.device, tokens: int = TOKENS
 ) -> list[dict[str, Tensor]]:
-    """The first batches of the calibration split that hold so many tokens, padding included.
+    """The texts of the calibration split that come first, in batches of at most `AT_ONCE` tokens.
+
+    Sixteen at a time until they hold enough, so at most fifteen texts more than that.
+
+    Args:
+        bench: where they come from.
+        device: where the batches lie.
+        tokens: how many are enough, padding included.
 
     Raises:
         DataError: it is empty.
@@ -132,8 +144,9 @@ def calibration(
     batches: list[dict[str, Tensor]] = []
     left = tokens
     for batch in bench.batches("calibration", batch=_BATCH):
-        batches.append(inputs_of(trimmed(batch), device))
-        left -= batches[-1]["input_ids"].numel()
+        texts = trimmed(batch)
+        batches += [inputs_of(part, device) for part in _parts(texts)]
+        left -= texts.input_ids.size
         if left <= 0:
             break
     if not batches:
@@ -142,6 +155,14 @@ def calibration(
             "hqq), or give the task calibration items"
         )
     return batches
+
+
+def _parts(batch: Batch) -> Iterator[Batch]:
+    """As many texts at a time as go through the model at once."""
+    texts, length = batch.input_ids.shape
+    size = max(1, AT_ONCE // length)
+    for start in range(0, texts, size):
+        yield trimmed(Batch(*(part[start : start + size] for part in vars(batch).values())))
 
 
 @torch.no_grad()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from ..configuration import Settings
+from ..configuration import Choice, Settings
 from ..hyperparameter import Hyperparameter
 from ..paper import Paper
 from ..steps import Step
 from ..technique import Targets
 from .amend import no_items
-from .taught import TAUGHT, answers, taught_steps
+from .taught import TAUGHT, answers, taught_steps, teacher_left
 
 
 class Distil:
@@ -29,6 +29,10 @@ class Distil:
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
         """Teacher, temperature, weight of its answers, length, learning rate."""
         return TAUGHT
+
+    def settled(self, settings: Settings, before: Mapping[str, Choice]) -> Settings:
+        """Nobody who lost nothing is its own teacher."""
+        return teacher_left(before)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """Nothing to train on; or only the task's loss, which is recovery by fine-tuning."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final, cast
 
-from ..configuration import Settings
+from ..configuration import Choice, Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..recipe import Loss, LossKind, Pairs
 from ..steps import Step
 from ..technique import Targets
 from .amend import no_items
-from .taught import TAUGHT, WEIGHT, answers, taught_steps
+from .taught import TAUGHT, WEIGHT, answers, taught_steps, teacher_left
 
 _MATCHED: Final[dict[str, tuple[LossKind, ...]]] = {
     "hidden": ("hidden",),
@@ -43,6 +43,10 @@ class DistilLayers:
             OneOf("pairs", ("spread", "top", "last"), "spread"),
             *TAUGHT,
         )
+
+    def settled(self, settings: Settings, before: Mapping[str, Choice]) -> Settings:
+        """Nobody who lost nothing is its own teacher."""
+        return teacher_left(before)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """Nothing to train on; or blocks without a map to match."""

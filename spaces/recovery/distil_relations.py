@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
-from ..configuration import Settings
+from ..configuration import Choice, Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..profile import Layer, Profile
@@ -15,7 +15,7 @@ from ..steps import Step
 from ..structure.counts import kept_of
 from ..technique import Targets
 from .amend import no_items
-from .taught import TAUGHT, WEIGHT, answers, taught_steps
+from .taught import TAUGHT, WEIGHT, answers, taught_steps, teacher_left
 
 _HEADS: Final = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _DEPTHS: Final = (0.5, 0.625, 0.75, 0.875, 1.0)
@@ -42,6 +42,10 @@ class DistilRelations:
             relation_heads(paper.profile),
             *TAUGHT,
         )
+
+    def settled(self, settings: Settings, before: Mapping[str, Choice]) -> Settings:
+        """Nobody who lost nothing is its own teacher."""
+        return teacher_left(before)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """Nothing to train on; no attention; heads that do not divide what was left of it."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..configuration import Settings
+from ..configuration import Choice, Settings
 from ..hyperparameter import Hyperparameter, OneOf, Real
 from ..recipe import BASELINE, SELF, Loss
 from ..steps import Step
@@ -29,6 +29,18 @@ def answers(settings: Settings) -> tuple[Loss, ...]:
     """`(1 - alpha) task + alpha T^2 KL(teacher || student)`."""
     alpha = float(settings["alpha"])
     return (Loss("task", 1 - alpha), Loss("logits", alpha, float(settings["temperature"])))
+
+
+def teacher_left(before: Mapping[str, Choice]) -> Settings:
+    """The baseline, where nothing is cut after a candidate's last training: see `lower.walk`.
+
+    Args:
+        before: what the slots before recovery hold, where they do something.
+    """
+    structure, tuned = before.get("structure"), "finetuning" in before
+    cut = structure and (not tuned or dict(structure.settings).get("when") == "after")
+    # a sub-network is cut out of what was trained whole
+    return {} if cut or ("architecture" in before and not tuned) else {"teacher": BASELINE}
 
 
 def taught_steps(settings: Settings, losses: Sequence[Loss]) -> Sequence[Step]:

@@ -59,10 +59,20 @@ def unheld(profile: Profile, holds: Mapping[Group, frozenset[str]], runtime: str
             wrong.setdefault(form.name, []).append(group)
     for name, groups in wrong.items():
         able = holds.get(groups[0], frozenset({"fp32"}))
+        mixed = any(group in profile.storage.by_layer for group in groups)
         yield (
             f"{runtime} cannot hold {', '.join(groups)} in {name}; it holds {groups[0]} in "
-            f"{', '.join(sorted(able))}: choose one of these"
+            f"{', '.join(sorted(able))}: {_instead(name, able, mixed=mixed)}"
         )
+
+
+def _instead(name: FormatName, able: frozenset[str], *, mixed: bool) -> str:
+    """What to choose for a format that is not held; by `precision/mix.py` where layers differ."""
+    if not mixed:
+        return "choose one of these"
+    if name == "int3" and {"int8", "int4"} <= able:
+        return "choose reach near with average_bits above 4, which needs no int3"
+    return "choose a precision of one of these formats"
 
 
 def otherwise(reasons: Iterable[str], what: str) -> Iterator[str]:

@@ -60,10 +60,10 @@ class Mixed:
             return [f"fewer than two kinds lose something; choose structure {alone}"]
         found: dict[str, None] = {}
         for kind in losing:
-            keep = float(settings[f"{kind}_keep"])
+            keep = _keep(kind, settings)
             found |= dict.fromkeys(refusals(paper, kind, totals[kind], keep, _MULTIPLES[kind]))
         if "vocabulary" in losing:
-            found |= dict.fromkeys(word_refusals(paper))
+            found |= dict.fromkeys(word_refusals(paper, _keep("vocabulary", settings)))
         if "layers" in losing:
             found |= dict.fromkeys(unequal_refusals(paper, settings["layer_importance"]))
             found |= dict.fromkeys(unanswerable(paper, settings, "layer_importance", "similarity"))
@@ -83,9 +83,9 @@ class Mixed:
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change per kind that loses something."""
         steps: list[Step] = []
-        if float(settings["vocabulary_keep"]) < 1:
+        if _keep("vocabulary", settings) < 1:
             phase = phase_of(settings["when"])
-            steps.append(PruneWords(float(settings["vocabulary_keep"]), phase))
+            steps.append(PruneWords(_keep("vocabulary", settings), phase))
         if float(settings["layers_keep"]) < 1:
             place = settings["layer_importance"]
             steps.append(drop_step(settings["layers_keep"], place, settings["when"]))
@@ -119,6 +119,11 @@ def _share(kind: str, paper: Paper) -> OneOf:
     return replace(words_knob(paper, name, whole=True), default=1.0)
 
 
+def _keep(kind: str, settings: Settings) -> float:
+    """The share; what was searched before words could go has none for them: all stay."""
+    return float(settings.get(f"{kind}_keep", 1.0))
+
+
 def _loses(kind: str, totals: Sequence[int], settings: Settings) -> bool:
-    keep = float(settings[f"{kind}_keep"])
+    keep = _keep(kind, settings)
     return any(kept_of(total, keep, _MULTIPLES[kind]) != total for total in totals)

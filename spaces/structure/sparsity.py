@@ -7,11 +7,11 @@ arXiv 2306.11695) or by `sparsegpt`, which lets the remaining weights make up fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from ..configuration import Settings
+from ..configuration import Choice, Settings
 from ..hyperparameter import Hyperparameter, OneOf
 from ..paper import Paper
 from ..profile import GROUPS
@@ -109,8 +109,12 @@ class Sparsity:
     )
 
     def hyperparameters(self, paper: Paper) -> Sequence[Hyperparameter]:
-        """Share of zeros, their pattern, whose, when, and how weights are judged."""
-        return (SHARE, PATTERN, PARTS, WHEN, JUDGE)
+        """Pattern of the zeros, their share, whose, when, and how weights are judged."""
+        return (PATTERN, SHARE, PARTS, WHEN, JUDGE)
+
+    def settled(self, settings: Settings, before: Mapping[str, Choice]) -> Settings:
+        """Two zeros of four are a half."""
+        return {"share": 0.5} if settings.get("pattern") == "2:4" else {}
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
         """A share that is no pattern's, or no such matrices; runtimes say what stores the zeros."""

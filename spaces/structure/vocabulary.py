@@ -10,6 +10,7 @@ arXiv 2010.05609 and TextPruner (2203.15996) take the words out of the tokenizer
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -28,7 +29,7 @@ WORD_SHARES: Final = (0.0625, 0.125, 0.25, 0.5)
 """Shares of the vocabulary that are offered: few tasks read more than half of it."""
 
 WORD_MULTIPLE: Final = 8
-"""As for other widths; so at least eight rows stay, which special tokens need."""
+"""As for other widths; so at least eight rows stay, which most special tokens need."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Vocabulary:
         return (words_knob(paper), WHEN)
 
     def objections(self, paper: Paper, settings: Settings, targets: Targets) -> list[str]:
-        """Nothing to remove, adapters in the way, or a language model."""
+        """Nothing to remove, adapters in the way, a language model, or too few rows."""
         keep, total = float(settings["keep"]), [paper.profile.vocabulary]
-        return [*refusals(paper, "words", total, keep, WORD_MULTIPLE), *word_refusals(paper)]
+        return [*refusals(paper, "words", total, keep, WORD_MULTIPLE), *word_refusals(paper, keep)]
 
     def steps(self, paper: Paper, settings: Settings) -> Sequence[Step]:
         """One Change."""
@@ -101,8 +102,8 @@ def words_knob(paper: Paper, name: str = "keep", *, whole: bool = False) -> OneO
     return keep_knob(total, WORD_MULTIPLE, name, whole=whole, shares=WORD_SHARES, middle=0.25)
 
 
-def word_refusals(paper: Paper) -> list[str]:
-    """Why a model must have a row for every word, or has none to spare."""
+def word_refusals(paper: Paper, keep: float) -> list[str]:
+    """Why a model must have a row for every word, or cannot do with this share of them."""
     profile = paper.profile
     if profile.head.kind == "language-modelling":
         return [
@@ -112,4 +113,34 @@ def word_refusals(paper: Paper) -> list[str]:
         ]
     if profile.word_rows is not None:
         return ["words share rows of the table already; choose another structure"]
-    return []
+    rows = kept_of(profile.vocabulary, keep, WORD_MULTIPLE)
+    return too_few_rows(profile.vocabulary, rows, len(special_words(paper)))
+
+
+def special_words(paper: Paper) -> list[int]:
+    """Words that keep their rows whatever is read, ascending: the tokenizer's special tokens.
+
+    With those that the model's config names.
+    """
+    extra = dict(paper.profile.extra)
+    found: set[int | None] = set(paper.special)
+    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = extra.get(key)
+        found |= set(value) if isinstance(value, tuple) else {value}
+    return sorted(i for i in found if i is not None and 0 <= i < paper.profile.vocabulary)
+
+
+def too_few_rows(vocabulary: int, rows: int, special: int) -> list[str]:
+    """The refusal of a table that does not hold the special tokens.
+
+    >>> too_few_rows(320, 8, 9)
+    ['8 rows do not hold the 9 special tokens; choose a share of at least 0.05']
+    """
+    if rows >= special:
+        return []
+    least = WORD_MULTIPLE * math.ceil(special / WORD_MULTIPLE) / vocabulary
+    advice = f"a share of at least {math.ceil(1e4 * least) / 1e4:g}"
+    return [
+        f"{rows} rows do not hold the {special} special tokens; choose "
+        f"{advice if least < 1 else 'another structure'}"
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -13,16 +13,16 @@ from ..build import kept_tensors
 from ..candidate import Candidate
 from ..families import family_of
 from ..paper import Paper
-from ..profile import Profile
-from ..special_tokens import NOTE
 from ..steps import Bench, Split
 from .importance import strongest
 from .surgery import filled
+from .vocabulary import special_words, too_few_rows
 
 _SPLITS: Final[tuple[Split, ...]] = ("train", "calibration")
 _BATCH: Final = 256
-_ROWS: Final = 512
-"""Removed words that are compared at a time, so that the cosines take little memory."""
+_REMOVED: Final = 1024
+_KEPT: Final = 4096
+"""Words that are compared at a time, removed with kept ones: 16 MB of cosines."""
 
 
 def cut_words(candidate: Candidate, after: Paper, bench: Bench) -> Candidate:
@@ -38,13 +38,9 @@ def cut_words(candidate: Candidate, after: Paper, bench: Bench) -> Candidate:
         kept their rows, ascending.
     """
     profile, family = candidate.paper.profile, family_of(candidate.paper.profile.family)
-    special = _special(profile, (candidate.notes or {}).get(NOTE, ()))
-    stay = after.profile.rows("vocabulary")
-    if len(special) > stay:
-        raise StepFailed(
-            "illegal",
-            f"{stay} rows do not hold the {len(special)} special tokens; choose a larger keep",
-        )
+    special, stay = special_words(candidate.paper), after.profile.rows("vocabulary")
+    if wrong := too_few_rows(profile.vocabulary, stay, len(special)):
+        raise StepFailed("illegal", wrong[0])
     counts = word_counts(bench, profile.vocabulary)
     counts[special] = counts.sum() + 1
     kept = strongest(counts, stay)
@@ -52,7 +48,7 @@ def cut_words(candidate: Candidate, after: Paper, bench: Bench) -> Candidate:
     table = f"{family.tables['vocabulary']}.weight"
     whole = new[table].detach()
     new[table] = whole[kept]
-    new[family.word_map] = nearest_rows(whole, kept, bench.device)
+    new[family.word_map] = nearest_rows(whole, kept, bench.device, bench.progress)
     notes = {**(candidate.notes or {}), "vocabulary": kept}
     return Candidate(filled(after.profile, new), after, notes=notes)
 
@@ -76,7 +72,9 @@ def word_counts(bench: Bench, vocabulary: int) -> Tensor:
     return counts
 
 
-def nearest_rows(table: Tensor, kept: list[int], device: str) -> Tensor:
+def nearest_rows(
+    table: Tensor, kept: list[int], device: str, progress: Callable[[int, int], None]
+) -> Tensor:
     """The row of the smaller table that each word reads, `(words,)` int32.
 
     A kept word reads its own; another one that of the kept word whose row has the largest cosine
@@ -86,22 +84,29 @@ def nearest_rows(table: Tensor, kept: list[int], device: str) -> Tensor:
         table: a row for every word, `(words, width)`.
         kept: words that keep their rows, ascending.
         device: where the cosines are computed.
+        progress: told how many of the removed words have their row, and of how many.
     """
     rows = torch.empty(len(table), dtype=torch.int32)
-    unit = nn.functional.normalize(table.to(device), dim=1)
-    others = unit[kept].t()
-    for start in range(0, len(table), _ROWS):
-        cosines = unit[start : start + _ROWS] @ others
-        rows[start : start + _ROWS] = cosines.argmax(dim=1).to(rows)
     rows[kept] = torch.arange(len(kept), dtype=torch.int32)
+    goes = torch.ones(len(table), dtype=torch.bool)
+    goes[kept] = False
+    removed = goes.nonzero()[:, 0]
+    unit = nn.functional.normalize(table.to(device), dim=1)
+    others = unit[kept]
+    done = 0
+    for some in removed.split(_REMOVED):
+        rows[some] = _nearest(unit[some.to(device)], others).to(rows)
+        done += len(some)
+        progress(done, len(removed))
     return rows
 
 
-def _special(profile: Profile, named: Iterable[int]) -> list[int]:
-    """The tokenizer's special tokens, and those that the model's config names."""
-    extra = dict(profile.extra)
-    found: set[int | None] = set(named)
-    for key in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        value = extra.get(key)
-        found |= set(value) if isinstance(value, tuple) else {value}
-    return sorted(i for i in found if i is not None and 0 <= i < profile.vocabulary)
+def _nearest(units: Tensor, others: Tensor) -> Tensor:
+    """Which of the others, `(m, width)`, has the largest product with each of `(n, width)`."""
+    best = units.new_full((len(units),), -torch.inf)
+    found = torch.zeros(len(units), dtype=torch.int64, device=units.device)
+    for start in range(0, len(others), _KEPT):
+        here, place = (units @ others[start : start + _KEPT].t()).max(dim=1)
+        better = here > best
+        best, found = here.maximum(best), torch.where(better, place + start, found)
+    return found
