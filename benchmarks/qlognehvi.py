@@ -49,7 +49,8 @@ class QLogNehviSampler(BaseSampler):
         os.environ["TORCH_EXTENSIONS_DIR"] = str(cache_root() / "torch-extensions")
         self._benchmark, self._rng = benchmark, np.random.default_rng(seed)
         self._knobs = Knobs.of([flat(one) for one in sample], family=np.inf)
-        self._scaling = Scaling.of(np.array([self._knobs.encode(flat(one)) for one in sample]))
+        rows = np.array([self._knobs.encode(flat(one)) for one in sample])
+        self._scaling = Scaling.of(rows, self._knobs.ties(0))
         self._seed = seed
         self._next: Draw | None = None
 

@@ -128,7 +128,7 @@ class Scaling:
 
     @staticmethod
     def of(sample: Array, ties: Groups) -> Scaling:
-        """The scaling that a sample `(n, d)` asks for, whose columns share lengths as `ties` says."""
+        """The scaling that a sample `(n, d)` asks for; its columns share lengths as `ties` says."""
         spread = sample.std(axis=0)
         varied = np.flatnonzero(spread > 1e-9 * (1.0 + np.abs(sample).max(axis=0)))
         scaled = (sample[:, varied] - sample[:, varied].mean(axis=0)) / spread[varied]

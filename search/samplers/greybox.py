@@ -41,7 +41,7 @@ MOST_INITIAL = 8
 """Trials of the initial design; more were not worth their cost in any measured space."""
 
 REFINED, CHILDREN, ROUNDS = 8, 12, 5
-"""So many of the best candidates are varied so often, so many rounds: the pool alone is too coarse."""
+"""So many of the best are varied so often, in so many rounds: the pool alone is too coarse."""
 
 
 def initial_size(parameters: int) -> int:

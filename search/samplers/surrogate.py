@@ -140,7 +140,7 @@ def _kernel(theta: Array, tied: Groups) -> Kernel:
 
 
 def _priors(tied: Groups) -> tuple[Array, Array]:
-    """Centres and widths of the logarithms' normal priors (lengths: arXiv 2402.02229, section 4)."""
+    """Centres and widths of the logarithms' normal priors (lengths: arXiv 2402.02229, 4)."""
     lengths, features = int(tied.max(initial=-1)) + 1, max(1, len(tied))
     centre = 2.0**0.5 + 0.5 * float(np.log(features))
     return (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
@@ -38,7 +38,7 @@ _KEPT: Final = 256
 """Adapters that are remembered: each lists hundreds of weights, and few shapes are searched."""
 
 
-class Adapts(Protocol):
+class Adapts(Hashable, Protocol):
     """What Attach asks of a technique."""
 
     @property

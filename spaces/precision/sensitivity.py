@@ -117,7 +117,7 @@ def _judged(answers: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 def _divergence(plain: Tensor, rounded: Tensor, rows: Tensor) -> float:
     """KL divergence in these rows, summed."""
     total = 0.0
-    for some in rows.split(max(1, _NUMBERS // plain.shape[-1])):
+    for some in torch.split(rows, max(1, _NUMBERS // plain.shape[-1])):
         p, q = (
             logits.flatten(0, -2)[some].double().log_softmax(dim=-1) for logits in (plain, rounded)
         )

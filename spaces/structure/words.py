@@ -94,7 +94,7 @@ def nearest_rows(
     unit = nn.functional.normalize(table.to(device), dim=1)
     others = unit[kept]
     done = 0
-    for some in removed.split(_REMOVED):
+    for some in torch.split(removed, _REMOVED):
         rows[some] = _nearest(unit[some.to(device)], others).to(rows)
         done += len(some)
         progress(done, len(removed))
