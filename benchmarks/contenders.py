@@ -59,7 +59,7 @@ def _blind(problem: Problem) -> Problem:
 
 
 def _raw(problem: Problem) -> Problem:
-    """The surrogate sees every knob by itself, and nothing else."""
+    """The surrogate sees every knob by itself and what is known, nothing else of the paper."""
     if problem.paper is None:
         raise BadRequest("greybox-raw: there are no papers here to do without; take greybox")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Curves of peers, kept between runs: a peer of one version answers the same for ever.
+"""Curves of peers, kept between runs: a peer of one version, asked in one way, answers the same.
 
 A file a curve, named by all that it depends on. Ours are never kept: they are what changes.
 """

@@ -30,6 +30,9 @@ from .curves import file_of, remembered
 from .optimum import greatest
 from .problems import FAMILIES, problem_named
 
+CURVES: Final = 1
+"""Raised when the way in which peers are asked changes: their curves are kept."""
+
 SHOWN: Final = (5, 10, 15, 25, 50, 100, 200)
 """Evaluations after which the hypervolume is shown."""
 
@@ -99,7 +102,14 @@ def measured(
         if searcher.peer is None:
             traces.append(trace(benchmark, searcher, evaluations, seed))
         else:
-            parts = (name, _version(searcher.peer), seed, evaluations, fingerprint(benchmark))
+            parts = (
+                name,
+                CURVES,
+                _version(searcher.peer),
+                seed,
+                evaluations,
+                fingerprint(benchmark),
+            )
             path = file_of(cache, problem, *parts)
             made = remembered(path, partial(trace, benchmark, searcher, evaluations, seed))
             traces.append(made)
@@ -211,7 +221,7 @@ def _version(package: str) -> str:
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Options `--data` and `--cache`."""
-    parser.add_argument("--data", type=Path, default=Path("../shared/bench"))
+    parser.add_argument("--data", type=Path, default=Path("bench-data"))
     parser.add_argument(
         "--cache",
         type=Path,

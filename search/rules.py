@@ -48,11 +48,16 @@ LOOKS: Final = 32_768
 
 
 class Look(NamedTuple):
-    """What one configuration is on paper; a paper and trainings only where it is legal."""
+    """What one configuration is on paper; a paper and trainings only where it is legal.
+
+    Args:
+        trains: gradients flow somewhere in it.
+    """
 
     paper: Paper | None
     objections: tuple[str, ...]
     trainings: tuple[str, ...]
+    trains: bool
 
 
 @dataclass(frozen=True)
@@ -84,16 +89,17 @@ class Lookup:
 
     def trains(self, configuration: Configuration) -> bool:
         """Gradients flow somewhere in it."""
-        return any(move.trains for move in walk(configuration, self.subject).moves)
+        return self._look(configuration).trains
 
     def _look(self, configuration: Configuration) -> Look:
         return self._looks.get(configuration.digest, partial(self._walked, configuration))
 
     def _walked(self, configuration: Configuration) -> Look:
         path = walk(configuration, self.subject)
+        trains = any(move.trains for move in path.moves)
         if path.objections:
-            return Look(None, path.objections, ())
-        return Look(path.paper, (), trainings(path, self.subject))
+            return Look(None, path.objections, (), trains)
+        return Look(path.paper, (), trainings(path, self.subject), trains)
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,10 @@ class Scale:
 
 
 def fitted_kernel(memory: Memory, inputs: Array, targets: Array, tied: Groups) -> Kernel:
-    """The hyper-parameters for these rows; a function of the rows alone."""
+    """The hyper-parameters for these rows and shared lengths, and a function of them alone."""
     step = -(-len(inputs) // MOST_FITTED)
     rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
-    name = hashlib.sha256(rows.tobytes() + figures.tobytes()).digest()
+    name = hashlib.sha256(rows.tobytes() + figures.tobytes() + tied.tobytes()).digest()
     return memory.recall(("kernel", name), lambda: fit(rows, figures, tied))
 
 

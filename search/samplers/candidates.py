@@ -129,7 +129,7 @@ class Candidates:
         legal, paper = self._paper(drawn)
         known = {} if paper is None else {j: f(paper) for j, f in self._problem.known.items()}
         raw = tuple(map(float, self._raw(drawn, paper, self.basis.knobs)))
-        return legal, Candidate(drawn, paper, known, raw, self._job(drawn))
+        return legal, Candidate(drawn, paper, known, raw, self._job(drawn) if legal else NOTHING)
 
     def _job(self, drawn: Draw) -> Job:
         problem, configuration = self._problem, drawn.configuration
@@ -193,7 +193,11 @@ class Candidates:
         new = making > np.array([ledger.judging(candidate.job) for candidate in found])
         cheapest = making[new].min(initial=np.inf)
         buys = len(asked_before) % BUYING == 1 and cheapest <= ledger.spent
-        wanted = new & (making <= DEARER * cheapest) if buys or new.all() else ~new
+        if buys or new.all():
+            most = DEARER * cheapest
+            wanted = new & (making <= (min(most, ledger.spent) if buys else most))
+        else:
+            wanted = ~new
         return [candidate for candidate, is_wanted in zip(found, wanted, strict=True) if is_wanted]
 
     def pool(

@@ -74,7 +74,7 @@ class Ledger:
     """What was made in a study, and what it took; not to be added to once it was asked.
 
     Args:
-        made: names of pieces and timing sessions, those under way among them.
+        made: names of pieces and timing sessions, those under way and of failed trials among them.
         taken: seconds and size of every piece that was seen, by kind and name.
         judged: one entry per trial and rung.
         spent: seconds of all trials so far.
@@ -159,7 +159,8 @@ class Ledger:
             own.update(names)
         self.made.update(stages)
         self.spent += record.seconds
-        if record.state in ("running", "queued"):
+        # What fails mostly fails behind its trainings, and a record of it does not name them.
+        if record.state in ("running", "queued", "failed"):
             begun = job(record.configuration, _next_rung(record, top))
             if begun is not None:
                 self._mark(begun)
