@@ -287,7 +287,7 @@ def paragraph(result: Mapping[str, Any]) -> str:
             "Only what the table holds could be asked. An incomplete table leaves each fine-tuning "
             "less of the space than joint search has, so it flatters joint search."
         )
-    if not result["costed"]:
+    if not result.get("costed", True):
         lines.append("Samplers did not know what candidates take.")
     if result["missing"]:
         lines.insert(

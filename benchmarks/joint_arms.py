@@ -65,7 +65,8 @@ class Search:
         knowledge = Knowledge(ground.study, ground.material, space, self.storage)
         memory = self.memories.setdefault(json.dumps(wanted, sort_keys=True), Memory())
         paper = knowledge.lookup.paper
-        problem = knowledge.problem()
+        budget = Budget(minutes=minutes, trainings=ground.study.budget.trainings)
+        problem = knowledge.problem(budget)
         problem = replace(
             problem,
             memory=memory,
@@ -77,7 +78,7 @@ class Search:
             knowledge.rules(),
             refuse=lambda c: knowledge.refusals(c) if self._holds(c) else ["not in the table"],
             make_sampler=lambda number: row.make(problem, seed_of(self.seed, number, 0)),
-            budget=Budget(minutes=minutes, trainings=ground.study.budget.trainings),
+            budget=budget,
             reference=lambda first: Yardstick.of(first, ground.rows).reference,
         )
 

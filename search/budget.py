@@ -99,6 +99,18 @@ class Budget:
     kwh: float | None = None
     money: float | None = None
 
+    def seconds_a_trial(self, workers: int) -> float | None:
+        """Seconds of work for one trial; 0 where trials have no bound, None where only they have.
+
+        Args:
+            workers: that work at once.
+        """
+        if self.trials is None:
+            return 0.0
+        if self.minutes is not None:
+            return 60.0 * self.minutes * workers / self.trials
+        return None if self.kwh is None and self.money is None else 0.0
+
     def over(self, spent: Spent) -> str | None:
         """Why nothing at all may be asked any more; None: something may.
 

@@ -20,7 +20,7 @@ from ..spaces.lower import Graph, Subject, lower, trainings, walk
 from ..spaces.paper import Paper, Workload
 from ..spaces.recent import Recent
 from ..spaces.space import Space
-from .budget import Tariff, trainings_used
+from .budget import Budget, Tariff, trainings_used
 from .driver import Rules
 from .fidelity import promotions
 from .foresight import fits, known_on_paper, on_paper
@@ -169,9 +169,16 @@ class Knowledge:
             turn=self._turn,
         )
 
-    def problem(self) -> Problem:
-        """What the sampler is told."""
+    def problem(self, budget: Budget | None = None) -> Problem:
+        """What the sampler is told.
+
+        Args:
+            budget: that the search has, None: the study's. Where it bounds trials and no time,
+                seconds do not count.
+        """
         rows = self.study.objective_rows()
+        budget = budget or self.study.budget.spec()
+        each = budget.seconds_a_trial(self.study.engine.workers)
         return Problem(
             suggest=self.space.suggest,
             paper=self.lookup.paper,
@@ -181,7 +188,8 @@ class Knowledge:
             limits=self.limits,
             admits=self._admits() if self.study.budget.trainings is not None else None,
             history=lambda: list(self.storage.records.values()),
-            job=None if self.judged else self._jobs,
+            job=None if self.judged or each is None else self._jobs,
+            trial_seconds=each or 0.0,
             rungs=self.study.fidelity.rungs,
             reference=self._reference_values,
             memory=self.memory,

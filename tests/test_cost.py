@@ -26,6 +26,7 @@ from cost_cases import (
     told,
     whole,
 )
+from paretune.search.budget import Budget
 from paretune.search.records import Failure, Record, Rung
 from paretune.search.samplers.cost import ASKING_SECONDS, JUDGING_SECONDS, Job, Ledger, Piece
 from paretune.search.samplers.greybox import GreyBoxSampler
@@ -51,6 +52,22 @@ def test_what_was_made_costs_nothing_and_the_rest_by_its_size():
     assert known.judging(job(BASELINE, None)) == JUDGING
     dear = job(made("wide", 5, 8), None)
     assert known.price(dear) == pytest.approx(ASKING_SECONDS + TRAININGS["wide"] + JUDGING)
+
+
+def test_a_budget_of_trials_counts_trials_and_one_of_time_counts_seconds():
+    budgets = {
+        None: Budget(trials=40),
+        0.0: Budget(minutes=8.0),
+        24.0: Budget(trials=40, minutes=8.0),
+    }
+    assert {each: budget.seconds_a_trial(2) for each, budget in budgets.items()} == {
+        each: each for each in budgets
+    }
+    dear = job(made("wide", 5, 8), None)
+    known = Ledger.of([START], job, 0, trial_seconds=24.0)
+    assert known.price(dear) == pytest.approx(ledger(START).price(dear) + 24.0)
+    assert ledger(START).is_dear(dear)
+    assert not Ledger.of([START], job, 0, trial_seconds=1e3).is_dear(dear)
 
 
 def test_a_baseline_that_is_under_way_counts_as_made():

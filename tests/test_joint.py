@@ -36,6 +36,7 @@ from paretune.benchmarks.joint_table import (
 from paretune.errors import RunError, StudyError, UnknownName, WorkFailed
 from paretune.evaluators.measurement import Measurement
 from paretune.evaluators.metric import StageCost
+from paretune.search.budget import Budget
 from paretune.search.engines.replay import Replay, VirtualClock
 from paretune.search.jobs import Jobs
 from paretune.search.records import Record, Rung
@@ -288,7 +289,10 @@ def test_samplers_are_told_what_candidates_take_unless_the_ground_says_no(
 def test_a_job_names_what_the_store_keeps(ground: Ground):
     subject = ground.material.subject
     storage = cast("StudyStorage", SimpleNamespace(records={}, notes={}))
-    job = Knowledge(ground.study, ground.material, ground.space, storage).problem().job
+    knowledge = Knowledge(ground.study, ground.material, ground.space, storage)
+    job = knowledge.problem(Budget(minutes=1.0)).job
+    assert knowledge.problem(Budget(trials=9)).job is None
+    assert knowledge.problem(Budget(trials=9, minutes=1.0)).trial_seconds > 0.0
     for configuration in every_configuration(ground)[::7]:
         kept = [node for node in lower(configuration, subject) if node.kept]
         found = job(configuration, None)

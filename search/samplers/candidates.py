@@ -182,15 +182,15 @@ class Candidates:
     ) -> list[Candidate]:
         """Siblings of what was made; every few trials instead the cheapest of what is new.
 
-        New is what takes longer to make than to judge. None is bought that takes longer than all of
-        the study so far, unless there is nothing else.
+        New is what takes longer to make than any trial takes. None is bought that takes longer
+        than all of the study so far, unless there is nothing else.
         """
         seen = [trial.drawn.params for trial in asked_before]
         rules = _siblings(seen, SAMPLE, rng, self._anew) if seen else ()
         near = self._open(self._drawn(rules), asked)
         found = list({candidate.drawn.key: candidate for candidate in [*pool, *near]}.values())
         making = np.array([ledger.making(candidate.job) for candidate in found])
-        new = making > np.array([ledger.judging(candidate.job) for candidate in found])
+        new = np.array([ledger.is_dear(candidate.job) for candidate in found], dtype=bool)
         cheapest = making[new].min(initial=np.inf)
         buys = len(asked_before) % BUYING == 1 and cheapest <= ledger.spent
         if buys or new.all():

@@ -78,24 +78,27 @@ class Ledger:
         taken: seconds and size of every piece that was seen, by kind and name.
         judged: one entry per trial and rung.
         spent: seconds of all trials so far.
+        trial_seconds: as in `Problem`.
     """
 
     made: set[Hashable] = field(default_factory=set)
     taken: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     judged: list[_Judged] = field(default_factory=list)
     spent: float = 0.0
+    trial_seconds: float = 0.0
     _answers: dict[Hashable, float] = field(default_factory=dict, compare=False)
 
     @staticmethod
-    def of(records: Iterable[Record], job: JobOf, top: int) -> Ledger:
+    def of(records: Iterable[Record], job: JobOf, top: int, trial_seconds: float = 0.0) -> Ledger:
         """The ledger of a history.
 
         Args:
             records: in any order; confirmations are left out.
             job: on paper.
             top: index of the last rung, at which baselines run.
+            trial_seconds: as in `Problem`.
         """
-        ledger = Ledger()
+        ledger = Ledger(trial_seconds=trial_seconds)
         asked = [record for record in records if record.purpose != "confirm"]
         for record in sorted(asked, key=lambda record: record.number):
             ledger._enter(record, job, top)
@@ -103,7 +106,11 @@ class Ledger:
 
     def price(self, job: Job) -> float:
         """What an expected gain is divided by: seconds until the candidate's figures are there."""
-        return ASKING_SECONDS + self.making(job) + self.judging(job)
+        return ASKING_SECONDS + self.trial_seconds + self.making(job) + self.judging(job)
+
+    def is_dear(self, job: Job) -> bool:
+        """Making it takes more than what any trial takes."""
+        return self.making(job) > self.trial_seconds + self.judging(job)
 
     def making(self, job: Job) -> float:
         """Seconds of the pieces that nobody has made."""

@@ -188,7 +188,7 @@ class GreyBoxSampler(BaseSampler):
             return recall(("job", configuration, rung), lambda: job(configuration, rung))
 
         records = [record for record in problem.history() if record.number != but]
-        return Ledger.of(records, known, len(problem.rungs) - 1)
+        return Ledger.of(records, known, len(problem.rungs) - 1, problem.trial_seconds)
 
     def _reference(self, signs: Array) -> tuple[Array | None, Array]:
         """The frozen reference point, None while there is none, and the user's caps: losses."""

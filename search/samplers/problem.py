@@ -55,6 +55,8 @@ class Problem:
             rungs.
         job: what a configuration takes, piece by piece. With it and a history candidates are judged
             by what they bring per second, without it by what they bring.
+        trial_seconds: what a trial takes of a budget beside its own seconds: those that there are
+            for one trial, 0 where trials are not bounded.
         rungs: shares of full fidelity, ascending, the last 1.
         memory: what was looked up before. Handed from sampler to sampler of one study it saves
             seconds and changes no answer; `suggest`, `paper`, `known`, `features`, `job` and
@@ -75,6 +77,7 @@ class Problem:
     admits: Callable[[Configuration], bool] | None = None
     history: Callable[[], Sequence[Record]] | None = None
     job: JobOf | None = None
+    trial_seconds: float = 0.0
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
     memory: Memory | None = None
