@@ -59,15 +59,6 @@ class Benchmark(ABC):
         """The largest hypervolume there is, None where it takes a search of its own."""
         return None
 
-    @property
-    def genes(self) -> int:
-        """Numbers in [0, 1) that stand for a point in `at`; 0 where there is no `at`."""
-        return 0
-
-    def at(self, genes: Array) -> Array:
-        """Exact losses of many points, infinite where a limit is broken: `(n, g)` to `(n, m)`."""
-        raise NotImplementedError
-
     def hypervolume(self, losses: Array) -> float:
         """Share of the box between ideal and reference that `(n, m)` losses dominate."""
         points = np.vstack([*self.bounds, losses.reshape(-1, len(self.objectives))])
@@ -75,6 +66,19 @@ class Benchmark(ABC):
         shape = (-1, len(ideal))
         scaled = (np.reshape(rows, shape) - ideal) / (reference - ideal)
         return hypervolume(scaled, np.ones(len(ideal)))
+
+
+class Searchable(Benchmark):
+    """One whose whole space can be searched for its optimum: many points are answered at once."""
+
+    @property
+    @abstractmethod
+    def genes(self) -> int:
+        """Numbers in [0, 1) that stand for a point in `at`."""
+
+    @abstractmethod
+    def at(self, genes: Array) -> Array:
+        """Exact losses of many points, infinite where a limit is broken: `(n, g)` to `(n, m)`."""
 
 
 def random_draws(benchmark: Benchmark, count: int, seed: int = 0) -> list[Draw]:

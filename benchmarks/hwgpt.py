@@ -21,7 +21,7 @@ from ..search.samplers.problem import Problem
 from ..spaces.configuration import Choice, Configuration
 from ..spaces.paper import Paper
 from ..spaces.profile import Attention, FeedForward, Head, Layer, Profile
-from .benchmark import Array, Benchmark
+from .benchmark import Array, Searchable
 
 Levels = NDArray[np.int64]
 """Models as `(n, 3 + 2 layers)`: width, depth, bias, then ratios and heads layer by layer, each the
@@ -45,7 +45,7 @@ and values. At scale s .113 of 100,000 random models keep both: two of the three
 
 
 @dataclass(frozen=True)
-class HwGpt(Benchmark):
+class HwGpt(Searchable):
     """The problem at one scale, on one device.
 
     Args:

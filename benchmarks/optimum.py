@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import BadRequest
 from ..search.pareto import non_dominated
-from .benchmark import Array, Benchmark
+from .benchmark import Array, Benchmark, Searchable
 
 CHILDREN = 20_000
 """Points of a generation."""
@@ -26,13 +26,13 @@ def greatest(benchmark: Benchmark, evaluations: int, seed: int) -> float:
     """The hypervolume of the front that a genetic search finds.
 
     Args:
-        benchmark: one with `genes`. evaluations: how many points are judged, rounded up to whole
+        benchmark: one that is `Searchable`. evaluations: points judged, rounded up to whole
             generations of `CHILDREN`. seed: of the search.
 
     Raises:
         BadRequest: a problem whose points can only be asked one by one.
     """
-    if not benchmark.genes:
+    if not isinstance(benchmark, Searchable):
         raise BadRequest(
             "this problem has no search for its optimum; it is known without, or not at all"
         )

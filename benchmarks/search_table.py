@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..errors import ParetuneError
+from .benchmark import Searchable
 from .contenders import contender
 from .joint import difference
 from .problems import FAMILIES, problem_named
@@ -164,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _searched(problem: str, asked: argparse.Namespace) -> dict[str, dict[str, Any]]:
     benchmark = problem_named(problem, asked.data)
-    if asked.millions and benchmark.genes and optimum_of(problem, benchmark, asked.cache) is None:
+    searched = isinstance(benchmark, Searchable) and asked.millions
+    if searched and optimum_of(problem, benchmark, asked.cache) is None:
         search_optimum(problem, asked.data, asked.cache, int(1e6 * asked.millions))
     found = {}
     for name in asked.samplers:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..search.samplers.pool import Recorder, from_unit
-from .benchmark import Array, Benchmark, random_draws
+from .benchmark import Array, Benchmark, Searchable, random_draws
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ ADAPTED: Final = {"query": 1, "attention": 3, "all": 8}
 
 
 @dataclass(frozen=True)
-class Mixed(Benchmark):
+class Mixed(Searchable):
     """A made-up space with conditions: a method with knobs of its own, error against size.
 
     Args:

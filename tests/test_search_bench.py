@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -153,8 +153,11 @@ def test_bad_requests_say_what_is_allowed(given, words, tmp_path, capsys):
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.skipif(find_spec("botorch") is not None, reason="BoTorch is installed")
-def test_a_peer_that_is_not_installed_says_what_to_install(tmp_path):
+def test_a_peer_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+    def version(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(search, "version", version)
     with pytest.raises(BadRequest, match="pip install botorch"):
         measured("zdt1", "botorch-qlognehvi", 1, 1, tmp_path, tmp_path)
 
