@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,10 +95,7 @@ class HwGpt(Searchable):
         choice = _settings(configuration)
         width = choice["embed_dim"]
         layers = tuple(
-            Layer(
-                Attention(choice[f"n_head_{i}"], choice[f"n_head_{i}"], HEAD_WIDTH),
-                FeedForward(choice[f"mlp_ratio_{i}"] * width, gated=True),
-            )
+            _layer(choice[f"n_head_{i}"], choice[f"mlp_ratio_{i}"] * width)
             for i in range(choice["n_layer"])
         )
         head = Head("language-modelling", VOCABULARY)
@@ -251,6 +248,11 @@ def _settings(configuration: Configuration) -> dict[str, Any]:
     if choice is None:
         raise DataError("a configuration of HW-GPT-Bench has an architecture")
     return dict(choice.settings)
+
+
+@cache
+def _layer(heads: int, width: int) -> Layer:
+    return Layer(Attention(heads, heads, HEAD_WIDTH), FeedForward(width, gated=True))
 
 
 def _one_hot(levels: Levels, options: int) -> Array:

@@ -50,7 +50,7 @@ class QLogNehviSampler(BaseSampler):
         self._benchmark, self._rng = benchmark, np.random.default_rng(seed)
         self._knobs = Knobs.of([flat(one) for one in sample], family=np.inf)
         rows = np.array([self._knobs.encode(flat(one)) for one in sample])
-        self._scaling = Scaling.of(rows, self._knobs.ties(0))
+        self._scaling = Scaling.of(rows, self._knobs.lengths())
         self._seed = seed
         self._next: Draw | None = None
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from typing import Final, NamedTuple, get_args
 
 import numpy as np
@@ -23,7 +22,6 @@ from .recipe import LossKind, Recipe
 TOKENS: Final = 128
 """Tokens of the text for which the attention products are counted: enough to weigh them."""
 
-_THIRDS: Final = ("first", "middle", "last")
 _LOSSES: Final = get_args(LossKind)
 _STORED: Final[tuple[Group, ...]] = ("embeddings", "attention", "ffn", "head")
 
@@ -37,12 +35,8 @@ FEATURES: Final = (
     "log_ffn",
     "attention_missing",
     "ffn_missing",
-    *(f"attention_{third}" for third in _THIRDS),
-    *(f"ffn_{third}" for third in _THIRDS),
-    "attention_spread",
-    "ffn_spread",
-    "attention_last_layer",
-    "ffn_last_layer",
+    "attention_variance",
+    "ffn_variance",
     "kv_share",
     "gated_share",
     *(f"bits_{group}" for group in _STORED),
@@ -82,16 +76,16 @@ def paper_features(configuration: Configuration, paper: Paper) -> NDArray[np.flo
     return np.array([*structure, *_training(recipe), devices, *slots])
 
 
-def spread(sizes: Sequence[float]) -> float:
-    """Standard deviation of a whole population; 0 for none. `statistics` is 30 x slower.
+def variance(sizes: Sequence[float]) -> float:
+    """Variance of a whole population; 0 for none. `statistics` is 30 x slower.
 
-    >>> spread([1, 3])
+    >>> variance([1, 3])
     1.0
     """
     if not sizes:
         return 0.0
     mean = sum(sizes) / len(sizes)
-    return math.sqrt(sum((size - mean) ** 2 for size in sizes) / len(sizes))
+    return sum((size - mean) ** 2 for size in sizes) / len(sizes)
 
 
 def _structure(profile: Profile) -> tuple[float, ...]:
@@ -187,13 +181,9 @@ def _sizes(
         math.log1p(sum(ffn)),
         float(attention.count(0)),
         float(ffn.count(0)),
-        *_thirds(attention, width),
-        *_thirds(ffn, width),
-        # Layers gain less and less from size: at equal totals the spread tells models apart.
-        spread(attention) / width,
-        spread(ffn) / width,
-        (attention[-1] if attention else 0) / width,
-        (ffn[-1] if ffn else 0) / width,
+        # Layers gain less and less from size: at equal totals the variance tells models apart.
+        variance(attention) / width**2,
+        variance(ffn) / width**2,
         sum(kv) / max(1, sum(attention)),
         sum(gated) / max(1, len(gated)),
         *(math.log2(bits.get(group, 32)) for group in _STORED),
@@ -234,13 +224,6 @@ def _spared(rank: int, inputs: int, outputs: int) -> int:
 def _stored_bits(count: int, bits: float, zeros: float) -> float:
     """Zeros are left out, and one bit a weight put in, where that is less; never in int4."""
     return min(bits, (1 - zeros) * bits + 1) * count if bits > 4 and zeros else bits * count
-
-
-def _thirds(sizes: list[int], width: int) -> list[float]:
-    """Mean size in each third of the depth, as a multiple of the width."""
-    cuts = [round(i * len(sizes) / 3) for i in range(4)]
-    parts = [sizes[low:high] for low, high in pairwise(cuts)]
-    return [sum(part) / (width * len(part)) if part else 0.0 for part in parts]
 
 
 def _training(recipe: Recipe) -> tuple[float, ...]:

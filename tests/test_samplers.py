@@ -31,6 +31,7 @@ from paretune.search.samplers.pool import (
     uniform,
 )
 from paretune.search.samplers.problem import Problem
+from paretune.search.samplers.surrogate import Lengths
 from paretune.spaces.configuration import Choice, Configuration
 from paretune.spaces.paper import Paper
 from paretune.spaces.profile import Attention, FeedForward, Head, Layer, Profile
@@ -347,21 +348,25 @@ def test_a_structured_draw_shares_one_mixture_among_layers():
     assert stem("n_1") == stem("n_11") != stem("m_1")
 
 
-def test_knobs_that_repeat_over_layers_become_totals_and_thirds():
+def test_knobs_that_repeat_over_layers_become_totals_and_themselves():
     sample = [{"w_0": 1, "w_1": 2, "w_2": 3, "w_3": 4, "lr": 1e-3, "kind": "a"}]
     sample += [{"w_0": 4, "w_1": 3, "w_2": 2, "w_3": 1, "lr": 1e-1, "kind": "b"}]
     numbering = Knobs.of(sample)
     row = numbering.encode(sample[0])
-    totals = [10, 1, 2.5, 4, 1.25**0.5]
+    totals = [10, 1.25]
     assert row == pytest.approx([math.log(1e-3), 1, 0, *totals, 1, 2, 3, 4])
-    assert numbering.ties(2).tolist() == [0, 1, *range(2, 5), *range(5, 10), *[10] * 4]
-    assert numbering.encode({"kind": "b"}) == pytest.approx([math.log(1e-2), 0, 1] + [0] * 9)
+    lengths = numbering.lengths()
+    assert lengths.of.tolist() == [0, 1, 2, 3, 4, *[5] * 4]
+    assert lengths.bent.tolist() == [True] * 3 + [False] * 3
+    assert numbering.encode({"kind": "b"}) == pytest.approx([math.log(1e-2), 0, 1] + [0] * 6)
 
 
 def test_columns_that_say_nothing_new_are_left_out():
     x = np.random.default_rng(0).standard_normal(50)
     y = np.random.default_rng(1).standard_normal(50)
-    scaling = Scaling.of(np.stack([x, np.ones(50), 3 * x + 1, y], axis=1), np.array([3, 0, 1, 3]))
-    assert scaling.tied.tolist() == [0, 0]
+    lengths = Lengths(np.array([3, 0, 1, 3]), np.array([False, False, False, True]))
+    scaling = Scaling.of(np.stack([x, np.ones(50), 3 * x + 1, y], axis=1), lengths)
+    assert scaling.lengths.of.tolist() == [0, 0]
+    assert scaling.lengths.bent.tolist() == [True]
     assert scaling.keep.tolist() == [0, 3]
     assert np.abs(scaling(np.array([[1e9, 1.0, 0.0, -1e9]]))).max() == 4.0

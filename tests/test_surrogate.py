@@ -15,8 +15,8 @@ from paretune.search.samplers.belief import Scale, fitting_count, learn
 from paretune.search.samplers.problem import Memory
 from paretune.search.samplers.surrogate import (
     Array,
-    Groups,
     Kernel,
+    Lengths,
     condition,
     fit,
     negative_log_posterior,
@@ -27,16 +27,16 @@ from scipy.optimize import approx_fprime
 def test_the_gradient_of_the_likelihood_is_the_slope_of_its_value():
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((12, 3)), rng.standard_normal(12)
-    for tied, lengths in (np.arange(3), [0.3, -0.2, 0.8]), (np.array([0, 1, 1]), [0.3, -0.2]):
-        theta = np.array([*lengths, 0.1, -2.0])
+    shared = Lengths.each(1, bent=True) + Lengths.one(2)
+    for lengths, logs in (Lengths.each(3), [0.3, -0.2, 0.8]), (shared, [0.3, -0.2]):
+        theta = np.array([*logs, 0.1, -2.0])
 
-        def value(t: Array, tied: Groups = tied) -> float:
-            return negative_log_posterior(t, inputs, targets, tied)[0]
+        def value(t: Array, lengths: Lengths = lengths) -> float:
+            return negative_log_posterior(t, inputs, targets, lengths)[0]
 
         slope = approx_fprime(theta, value, 1e-6)
-        assert negative_log_posterior(theta, inputs, targets, tied)[1] == pytest.approx(
-            slope, rel=1e-3
-        )
+        found = negative_log_posterior(theta, inputs, targets, lengths)[1]
+        assert found == pytest.approx(slope, rel=1e-3)
 
 
 def test_a_process_without_noise_goes_through_what_it_saw():
@@ -57,7 +57,7 @@ def test_far_from_everything_the_prior_is_left():
 def test_the_fit_finds_which_feature_matters():
     rng = np.random.default_rng(1)
     inputs = rng.standard_normal((40, 3))
-    kernel = fit(inputs, np.sin(2 * inputs[:, 1]))
+    kernel = fit(inputs, np.sin(2 * inputs[:, 1]), Lengths.each(3))
     assert np.argmin(kernel.lengths) == 1
     assert kernel.noise < 0.05
 
@@ -65,12 +65,16 @@ def test_the_fit_finds_which_feature_matters():
 def test_features_that_share_a_length_have_one():
     rng = np.random.default_rng(2)
     inputs = rng.standard_normal((40, 4))
-    kernel = fit(inputs, inputs[:, 1] + inputs[:, 2], np.array([0, 1, 1, 2]))
+    kernel = fit(
+        inputs,
+        inputs[:, 1] + inputs[:, 2],
+        Lengths(np.array([0, 1, 1, 2]), np.zeros(3, dtype=bool)),
+    )
     assert kernel.lengths[1] == kernel.lengths[2] < kernel.lengths[0]
 
 
 def test_one_row_is_enough_to_fit():
-    kernel = fit(np.zeros((1, 2)), np.zeros(1))
+    kernel = fit(np.zeros((1, 2)), np.zeros(1), Lengths.each(2))
     assert np.isfinite(kernel.lengths).all()
 
 
@@ -132,6 +136,7 @@ def test_positive_figures_are_taken_as_logarithms_and_hopeless_ones_drawn_in():
     assert scale.drawn_in(np.array([1e6]))[0] == pytest.approx(scale.cap)
     assert scale(np.array([1e6]))[0] > scale.cap
     assert not Scale.of(np.array([-0.9, -0.5]), reference=-0.4).log
+    assert not Scale.of(np.array([1e-9, 0.5, 2.0]), reference=1.1).log, "no decades, only 0"
     assert Scale.of(np.array([3.0]), None).spread == 1.0
 
 
@@ -139,8 +144,8 @@ def test_a_trial_under_way_is_taken_to_come_out_as_believed():
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((10, 2)), rng.standard_normal(10)
     waiting, all_rows = np.array([[3.0, 3.0]]), np.ones(10, dtype=bool)
-    before = learn(Memory(), inputs, targets, all_rows, np.zeros((0, 2)), np.arange(2))
-    after = learn(Memory(), inputs, targets, all_rows, waiting, np.arange(2))
+    before = learn(Memory(), inputs, targets, all_rows, np.zeros((0, 2)), Lengths.each(2))
+    after = learn(Memory(), inputs, targets, all_rows, waiting, Lengths.each(2))
     assert after.predict(waiting)[0] == pytest.approx(before.predict(waiting)[0], abs=1e-2)
     assert after.predict(waiting)[1][0] < before.predict(waiting)[1][0]
 

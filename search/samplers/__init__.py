@@ -38,8 +38,7 @@ class Sampler:
 def _greybox(problem: Problem, seed: int) -> BaseSampler:
     from .greybox import GreyBoxSampler
 
-    # To know a candidate's trainings is to lower it, a few milliseconds: a smaller pool then.
-    return GreyBoxSampler(problem, seed, pool=2000 if problem.admits is None else 800)
+    return GreyBoxSampler(problem, seed)
 
 
 def _optuna(name: str) -> Callable[[Problem, int], BaseSampler]:

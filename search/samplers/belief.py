@@ -1,8 +1,8 @@
 """What the surrogates believe about every objective and every measured limit.
 
 Each unknown figure has a Gaussian process of its own on a standardised scale (logarithmic where all
-figures are positive). Trials under way are taken to come out as believed (kriging believer,
-Ginsbourger et al. 2010), so that parallel asks spread.
+figures are positive and none is next to nothing). Trials under way are taken to come out as
+believed (kriging believer, Ginsbourger et al. 2010), so that parallel asks spread.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .problem import Memory
-from .surrogate import Groups, Kernel, Posterior, condition, fit
+from .surrogate import Kernel, Lengths, Posterior, condition, fit
 
 Array = NDArray[np.float64]
 
@@ -23,6 +23,12 @@ REFIT_EACH, REFIT_STEP = 50, 5
 
 MOST_FITTED, MOST_ROWS = 200, 600
 """Rows that hyper-parameters are fitted to, and rows that are conditioned on: bounds on seconds."""
+
+
+LOG_SPAN = 1e3
+"""Figures that come below the reference by more than this factor are taken plainly: costs span
+decades, but of what may come as near to 0 as it likes each step nearer would count as much as the
+last."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,14 @@ class Scale:
         Args:
             reference: figures far beyond it teach nothing; None: no such thing.
         """
-        log = bool((values > 0).all()) and (reference is None or reference > 0)
+        most = float(values.max() if reference is None else reference)
+        log = most > 0 and float(values.min()) > most / LOG_SPAN
         moved = np.log(values) if log else values
         if reference is None:
             return Scale(log, float(moved.mean()), float(moved.std()) or 1.0)
         end = float(np.log(reference) if log else reference)
-        cap = end + 0.1 * max(end - float(moved.min()), 0.0)
+        # Nearer to the reference it would take away what most of a random design says.
+        cap = end + max(end - float(moved.min()), 0.0)
         drawn_in = np.minimum(moved, cap)
         centre, spread = float(drawn_in.mean()), float(drawn_in.std()) or 1.0
         return Scale(log, centre, spread, (cap - centre) / spread)
@@ -66,12 +74,13 @@ class Scale:
         return np.minimum(self(values), self.cap)
 
 
-def fitted_kernel(memory: Memory, inputs: Array, targets: Array, tied: Groups) -> Kernel:
-    """The hyper-parameters for these rows and shared lengths, and a function of them alone."""
+def fitted_kernel(memory: Memory, inputs: Array, targets: Array, lengths: Lengths) -> Kernel:
+    """The hyper-parameters for these rows, and a function of them alone."""
     step = -(-len(inputs) // MOST_FITTED)
     rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
-    name = hashlib.sha256(rows.tobytes() + figures.tobytes() + tied.tobytes()).digest()
-    return memory.recall(("kernel", name), lambda: fit(rows, figures, tied))
+    parts = (rows, figures, lengths.of, lengths.bent)
+    name = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
+    return memory.recall(("kernel", name), lambda: fit(rows, figures, lengths))
 
 
 def fitting_count(finished: int) -> int:
@@ -85,7 +94,7 @@ def learn(
     targets: Array,
     fitted: NDArray[np.bool_],
     waiting: Array,
-    tied: Groups,
+    lengths: Lengths,
 ) -> Posterior:
     """What is believed about one figure.
 
@@ -94,9 +103,9 @@ def learn(
         targets: `(n,)` figures on their scale.
         fitted: `(n,)` whether hyper-parameters are fitted to the row.
         waiting: `(w, d)` trials under way.
-        tied: `(d,)` which length scale each feature has.
+        lengths: of the features.
     """
-    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted], tied)
+    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted], lengths)
     inputs, targets = inputs[-MOST_ROWS:], targets[-MOST_ROWS:]
     believed = condition(kernel, inputs, targets)
     if len(waiting) == 0:

@@ -22,7 +22,7 @@ from .encoding import FAMILY, Knobs, Scaling, flat
 from .observations import Observation
 from .pool import Anew, Choose, Draw, crossed, draw, mutated, regrouped, structured, uniform
 from .problem import Memory, Problem
-from .surrogate import Groups
+from .surrogate import Lengths
 
 Array = NDArray[np.float64]
 
@@ -103,9 +103,9 @@ class Candidates:
         family = FAMILY if self._problem.paper else np.inf
         numbering = Knobs.of([flat(d) for d, _ in legal], family)
         rows = np.array([self._raw(d, paper, numbering) for d, paper in legal])
-        ties = self._ties(rows.shape[1], numbering)
+        lengths = self._lengths(rows.shape[1], numbering)
         found = {name: dist for d in draws for name, dist in d.distributions.items()}
-        return Basis(numbering, Scaling.of(rows, ties), found)
+        return Basis(numbering, Scaling.of(rows, lengths), found)
 
     def scaled(self, candidates: Sequence[Candidate]) -> Array:
         """Standardised features, `(n, k)`."""
@@ -279,11 +279,12 @@ class Candidates:
         seen = paper_features(drawn.configuration, paper)
         return np.array([*seen, *told, *numbering.encode(flat(drawn))])
 
-    def _ties(self, width: int, numbering: Knobs) -> Groups:
-        """Which length scale each of the numbers of `_raw` has."""
+    def _lengths(self, width: int, numbering: Knobs) -> Lengths:
+        """The length scales of the numbers of `_raw`."""
         if self._problem.features is not None:
-            return np.arange(width)
-        return numbering.ties(width - len(numbering.ties(0)))
+            return Lengths.each(width)
+        own = numbering.lengths()
+        return Lengths.each(width - len(own.of)) + own
 
     def _ordering(self, candidates: Sequence[Candidate]) -> Array:
         """What strata are taken over: the first known objective, else the first feature."""

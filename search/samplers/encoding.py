@@ -2,9 +2,8 @@
 
 Knobs are numbered by what a fixed sample of the space shows: numbers as they are (logarithms where
 they span a decade), names one-hot, inactive knobs in the middle. Numbers that repeat over layers
-become totals, means per third of the depth, and their spread: how much, roughly where, how evenly;
-and themselves, with one length scale for all: what a single layer adds is learnt once the totals
-are known.
+become their total and their variance: how much, how evenly; and themselves, with one length scale
+for all: what a single layer adds is learnt once the totals are known.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...spaces.configuration import Configuration
-from ...spaces.paper_features import spread
+from ...spaces.paper_features import variance
 from .pool import Draw, stem
-from .surrogate import Groups
+from .surrogate import Lengths
 
 Array = NDArray[np.float64]
 
@@ -101,14 +99,13 @@ class Knobs:
             row += [there.get(m, middle) for m in members]
         return row
 
-    def ties(self, before: int) -> Groups:
-        """Which length scale each number of `encode` has, counted on after `before` others."""
+    def lengths(self) -> Lengths:
+        """The length scales of the numbers of `encode`."""
         alone = len(self.numbers) + sum(len(known) for known in self.names.values())
-        groups, free = list(range(alone)), alone
+        found = Lengths.each(alone, bent=True)
         for members in self.families.values():
-            groups += [*range(free, free + _TOTALS), *[free + _TOTALS] * len(members)]
-            free += _TOTALS + 1
-        return np.concatenate([np.arange(before), before + np.array(groups, dtype=np.intp)])
+            found = found + Lengths.each(_TOTALS) + Lengths.one(len(members))
+        return found
 
 
 @dataclass(frozen=True)
@@ -118,25 +115,25 @@ class Scaling:
     Args:
         keep: `(k,)` columns that vary and do not repeat another.
         centre, spread: `(k,)`.
-        tied: `(k,)` which length scale each has, counted from 0.
+        lengths: of the columns kept.
     """
 
     keep: NDArray[np.intp]
     centre: Array
     spread: Array
-    tied: Groups
+    lengths: Lengths
 
     @staticmethod
-    def of(sample: Array, ties: Groups) -> Scaling:
-        """The scaling that a sample `(n, d)` asks for; its columns share lengths as `ties` says."""
+    def of(sample: Array, lengths: Lengths) -> Scaling:
+        """The scaling that a sample `(n, d)` asks for; its columns have these lengths."""
         spread = sample.std(axis=0)
         varied = np.flatnonzero(spread > 1e-9 * (1.0 + np.abs(sample).max(axis=0)))
         scaled = (sample[:, varied] - sample[:, varied].mean(axis=0)) / spread[varied]
         alike = np.abs(np.triu(scaled.T @ scaled / len(sample), 1)).max(axis=0, initial=0.0)
         # Bytes follow parameters where formats are fixed: a twin only blurs the length scales.
         keep = varied[alike < 0.9999]
-        tied = np.unique(ties[keep], return_inverse=True)[1]
-        return Scaling(keep, sample[:, keep].mean(axis=0), spread[keep], tied)
+        centre = sample[:, keep].mean(axis=0)
+        return Scaling(keep, centre, spread[keep], lengths.kept(keep))
 
     def __call__(self, rows: Array) -> Array:
         """`(n, d)` to `(n, k)`; cut at four spreads, so that nothing lies infinitely far."""
@@ -158,12 +155,9 @@ def _scale(values: set[Any]) -> tuple[bool, float]:
     return log, float(middle)
 
 
-_TOTALS: Final = 5
+_TOTALS: Final = 2
 """Numbers that `_totals` makes of a family."""
 
 
 def _totals(values: list[float]) -> list[float]:
-    cuts = [round(i * len(values) / 3) for i in range(4)]
-    parts = [values[low:high] for low, high in pairwise(cuts)]
-    thirds = [sum(part) / len(part) if part else 0.0 for part in parts]
-    return [sum(values), *thirds, spread(values)]
+    return [sum(values), variance(values)]

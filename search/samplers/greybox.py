@@ -71,7 +71,7 @@ class GreyBoxSampler(BaseSampler):
     """
 
     def __init__(
-        self, problem: Problem, seed: int = 0, initial: int | None = None, pool: int = 2000
+        self, problem: Problem, seed: int = 0, initial: int | None = None, pool: int = 800
     ) -> None:
         self._problem, self._seed, self._pool = problem, seed, pool
         self._candidates = Candidates(problem)
@@ -166,15 +166,16 @@ class GreyBoxSampler(BaseSampler):
             return np.asarray(gains / np.array([ledger.price(c.job) for c in some]))
 
         scores = worth(pool)
+        known = asked | {candidate.drawn.key for candidate in pool}
         for _ in range(ROUNDS):
             best = np.argsort(-scores, kind="stable")[:REFINED]
-            known = asked | {candidate.drawn.key for candidate in pool}
             varied = self._candidates.varied(
                 [pool[i].drawn.params for i in best], CHILDREN * REFINED, known, rng
             )
             if not varied:
                 break
             pool = [*pool, *varied]
+            known |= {candidate.drawn.key for candidate in varied}
             scores = np.concatenate([scores, worth(varied)])
         return pool[int(np.argmax(scores))]
 

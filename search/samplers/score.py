@@ -20,7 +20,7 @@ from .belief import Scale, fitting_count, learn
 from .candidates import Candidate, Candidates
 from .observations import Observation
 from .problem import Memory
-from .surrogate import Groups, Posterior
+from .surrogate import Lengths, Posterior
 
 Array = NDArray[np.float64]
 
@@ -185,7 +185,7 @@ class _Table:
     fitted: NDArray[np.bool_]
     violations: Mapping[str, Array]
     at_last: Array
-    tied: Groups
+    lengths: Lengths
 
 
 def _table(
@@ -195,7 +195,7 @@ def _table(
     signs: Array,
 ) -> _Table:
     top = candidates.top_rung
-    features, tied = candidates.scaled(looked), candidates.basis.scaling.tied
+    features, lengths = candidates.scaled(looked), candidates.basis.scaling.lengths
     rows = [(i, sight) for i, trial in enumerate(trials) for sight in trial.sights]
     losses = np.array([_exact(sight.losses, looked[i], signs) for i, sight in rows])
     place = np.array([i for i, _ in rows], dtype=np.intp)
@@ -205,7 +205,7 @@ def _table(
     if top:
         inputs = np.hstack([inputs, distance[:, None]])
         features = np.hstack([features, np.zeros((len(features), 1))])
-        tied = np.append(tied, tied.max(initial=-1) + 1)
+        lengths = lengths + Lengths.each(1)
     ended = [i for i, trial in enumerate(trials) if trial.state == "seen"]
     fitted = set(ended[: fitting_count(len(ended))])
     names = sorted({name for _, sight in rows for name in sight.violations})
@@ -214,7 +214,7 @@ def _table(
     }
     mask = np.array([i in fitted for i in place], dtype=bool)
     shaped = losses.reshape(len(rows), len(signs))
-    return _Table(inputs, shaped, place, rung >= top, mask, violations, features, tied)
+    return _Table(inputs, shaped, place, rung >= top, mask, violations, features, lengths)
 
 
 def _exact(losses: Array, candidate: Candidate, signs: Array) -> Array:
@@ -254,7 +254,7 @@ def _limit(table: _Table, values: Array, memory: Memory, waiting: Array) -> Post
 def _learnt(
     memory: Memory, table: _Table, rows: NDArray[np.bool_], targets: Array, waiting: Array
 ) -> Posterior:
-    return learn(memory, table.inputs[rows], targets, table.fitted[rows], waiting, table.tied)
+    return learn(memory, table.inputs[rows], targets, table.fitted[rows], waiting, table.lengths)
 
 
 def _feasible(trial: Observation) -> bool:

@@ -17,12 +17,53 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
-Groups = NDArray[np.intp]
 
 _ROOT5 = 5.0**0.5
 _LOG_LENGTH = (-3.0, 6.0)
 _LOG_SIGNAL = (-4.0, 4.0)
 _LOG_NOISE = (-14.0, 0.0)
+
+_BENT = 1.76
+"""By so much the logarithm of the expected length is less along a knob than along a total."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Which length scale each feature has, and how long each is expected to be.
+
+    Args:
+        of: `(d,)` the place of each feature's length.
+        bent: `(g,)` figures may rise and fall again along it, as along a learning rate. Along
+            sizes they go one way.
+    """
+
+    of: NDArray[np.intp]
+    bent: NDArray[np.bool_]
+
+    @staticmethod
+    def each(count: int, *, bent: bool = False) -> Lengths:
+        """One for every feature."""
+        return Lengths(np.arange(count), np.full(count, bent))
+
+    @staticmethod
+    def one(count: int) -> Lengths:
+        """One for all features together."""
+        return Lengths(np.zeros(count, dtype=np.intp), np.zeros(min(1, count), dtype=bool))
+
+    def __add__(self, more: Lengths) -> Lengths:
+        """Those of these features and then of more."""
+        of = np.concatenate([self.of, len(self.bent) + more.of])
+        return Lengths(of, np.concatenate([self.bent, more.bent]))
+
+    def kept(self, columns: NDArray[np.intp]) -> Lengths:
+        """Those of some of the features."""
+        left, of = np.unique(self.of[columns], return_inverse=True)
+        return Lengths(of, self.bent[left])
+
+    def centres(self) -> Array:
+        """Logarithms of what they are expected to be: `(g,)` (arXiv 2402.02229, 4)."""
+        centre = 2.0**0.5 + 0.5 * float(np.log(max(1, len(self.of))))
+        return np.asarray(centre - _BENT * self.bent)
 
 
 @dataclass(frozen=True)
@@ -76,40 +117,39 @@ def condition(kernel: Kernel, inputs: Array, targets: Array) -> Posterior:
     return Posterior(kernel, inputs, factor, cho_solve(factor, targets, check_finite=False))
 
 
-def fit(inputs: Array, targets: Array, tied: Groups | None = None, iterations: int = 60) -> Kernel:
+def fit(inputs: Array, targets: Array, lengths: Lengths, iterations: int = 60) -> Kernel:
     """The most probable hyper-parameters; a function of its arguments alone.
 
     Args:
         inputs: `(n, d)` standardised features, n >= 1.
         targets: `(n,)` standardised figures.
-        tied: `(d,)` which length scale each feature has, counted from 0; None: one for each.
+        lengths: of the features.
         iterations: most steps of L-BFGS, from the mode of the prior.
     """
-    groups = np.arange(inputs.shape[1]) if tied is None else tied
-    start, _ = _priors(groups)
+    start, _ = _priors(lengths)
     bounds = [_LOG_LENGTH] * (len(start) - 2) + [_LOG_SIGNAL, _LOG_NOISE]
     found = minimize(
         negative_log_posterior,
         np.clip(start, [low for low, _ in bounds], [high for _, high in bounds]),
-        args=(inputs, targets, groups),
+        args=(inputs, targets, lengths),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
         options={"maxiter": iterations},
     )
-    return _kernel(found.x, groups)
+    return _kernel(found.x, lengths)
 
 
 def negative_log_posterior(
-    theta: Array, inputs: Array, targets: Array, tied: Groups
+    theta: Array, inputs: Array, targets: Array, lengths: Lengths
 ) -> tuple[float, Array]:
     """Minus the log posterior of log hyper-parameters, and its gradient (eq. 5.9).
 
     Args:
         theta: `(g + 2,)`: log lengths, log signal, log noise.
-        tied: `(d,)` which of the g lengths each feature has.
+        lengths: of the features, g of them.
     """
-    kernel, n = _kernel(theta, tied), len(inputs)
+    kernel, n = _kernel(theta, lengths), len(inputs)
     scaled = inputs / kernel.lengths
     r = np.sqrt(_squared(scaled, scaled))
     decay = kernel.signal * np.exp(-_ROOT5 * r)
@@ -124,28 +164,28 @@ def negative_log_posterior(
     # dK / d log length_j = 5/3 signal (1 + sqrt5 r) exp(-sqrt5 r) (difference_j / length_j)^2:
     # the sum over pairs by two products, never an (n, n, d) array.
     slope = pull * decay * (5.0 / 3.0) * (1.0 + _ROOT5 * r)
-    lengths = slope.sum(axis=1) @ scaled**2 - np.einsum("nd,nd->d", scaled, slope @ scaled)
+    pulls = slope.sum(axis=1) @ scaled**2 - np.einsum("nd,nd->d", scaled, slope @ scaled)
     signal = 0.5 * ((pull * covariance).sum() + 1e-8 * kernel.signal * np.trace(pull))
     noise = 0.5 * kernel.noise * np.trace(pull)
-    shared = np.bincount(tied, lengths, minlength=len(theta) - 2)
+    shared = np.bincount(lengths.of, pulls, minlength=len(theta) - 2)
     gradient = -np.concatenate([shared, [signal, noise]])
 
-    centre, width = _priors(tied)
+    centre, width = _priors(lengths)
     distance = (theta - centre) / width
     return float(value + 0.5 * distance @ distance), gradient + distance / width
 
 
-def _kernel(theta: Array, tied: Groups) -> Kernel:
-    return Kernel(np.exp(theta[:-2])[tied], float(np.exp(theta[-2])), float(np.exp(theta[-1])))
+def _kernel(theta: Array, lengths: Lengths) -> Kernel:
+    return Kernel(
+        np.exp(theta[:-2])[lengths.of], float(np.exp(theta[-2])), float(np.exp(theta[-1]))
+    )
 
 
-def _priors(tied: Groups) -> tuple[Array, Array]:
-    """Centres and widths of the logarithms' normal priors (lengths: arXiv 2402.02229, 4)."""
-    lengths, features = int(tied.max(initial=-1)) + 1, max(1, len(tied))
-    centre = 2.0**0.5 + 0.5 * float(np.log(features))
+def _priors(lengths: Lengths) -> tuple[Array, Array]:
+    """Centres and widths of the logarithms' normal priors."""
     return (
-        np.concatenate([np.full(lengths, centre), [0.0, np.log(1e-3)]]),
-        np.concatenate([np.full(lengths, 3.0**0.5), [1.0, 2.0]]),
+        np.concatenate([lengths.centres(), [0.0, np.log(1e-3)]]),
+        np.concatenate([np.full(len(lengths.bent), 3.0**0.5), [1.0, 2.0]]),
     )
 
 
