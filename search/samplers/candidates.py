@@ -77,11 +77,11 @@ class Candidates:
     """Draws, looks at them on paper, remembers.
 
     Args:
-        problem: what may be known.
+        problem: what may be known. seed: of the random part of the pool.
     """
 
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
+    def __init__(self, problem: Problem, seed: int = 0) -> None:
+        self._problem, self._seed = problem, seed
         self.memory = Memory() if problem.memory is None else problem.memory
         self._anew = structured if problem.structured else uniform
 
@@ -243,8 +243,9 @@ class Candidates:
         return self._open(self._drawn(_children(parents, count, rng, self._anew)), asked)
 
     def _random(self, size: int, index: int) -> list[Candidate]:
-        rules = _random_rules(size, np.random.default_rng([1, index]), self._anew)
-        return self.memory.recall(("block", size, index), lambda: self._drawn(rules))
+        rules = _random_rules(size, np.random.default_rng([1, self._seed, index]), self._anew)
+        name = ("block", size, self._seed, index)
+        return self.memory.recall(name, lambda: self._drawn(rules))
 
     def _drawn(self, rules: Iterable[Choose]) -> list[Candidate]:
         """Draws that are legal, each once."""

@@ -58,8 +58,7 @@ class GreyBoxSampler(BaseSampler):
 
     Args:
         problem: what may be known.
-        seed: of the draws around the front and within a stratum; what stays for many asks (the
-            scale of the features, the random part of the pool) is the same for every seed.
+        seed: of all draws but those that fix the scale of the features.
         initial: trials of the initial design, None: 8, fewer in a space of few knobs.
         pool: candidates looked at per ask.
 
@@ -74,7 +73,7 @@ class GreyBoxSampler(BaseSampler):
         self, problem: Problem, seed: int = 0, initial: int | None = None, pool: int = 800
     ) -> None:
         self._problem, self._seed, self._pool = problem, seed, pool
-        self._candidates = Candidates(problem)
+        self._candidates = Candidates(problem, seed)
         self._trials = TrialReader(problem.suggest)
         self._chosen: tuple[int, Draw] | None = None
         self._told = problem.paper is not None
