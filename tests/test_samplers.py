@@ -309,7 +309,7 @@ def test_a_users_own_features_replace_ours():
 
     problem = Problem(suggest, paper=paper, features=describe)
     sampler_ = GreyBoxSampler(problem)
-    assert len(sampler_._candidates.basis.scaling.keep) == 2
+    assert len(sampler_._search._candidates.basis.scaling.keep) == 2
 
 
 @pytest.mark.parametrize(
