@@ -137,8 +137,10 @@ class Outlook:
 
     def chance(self, features: Array) -> Array:
         """Probability that a candidate does not fail and keeps every measured limit: `(k,)`."""
-        near = _nearness(features, self.tried)
-        works = 1.0 - near @ self.failures / (1.0 + near.sum(axis=1))
+        works = np.ones(len(features))
+        if self.failures.any():
+            near = _nearness(features, self.tried)
+            works -= near @ self.failures / (1.0 + near.sum(axis=1))
         for model in self.limits:
             mean, deviation = model.predict(self._at_last_rung(features))
             logs = log_probability_below(np.zeros(1), mean[:, None], deviation[:, None])
@@ -171,7 +173,7 @@ def outlook(
     if reference is None:
         reference = _own_reference(trials, table, caps, initial)
     reference = np.minimum(reference, caps)
-    scales = [_scale(table.losses[:, j], reference[j]) for j in range(len(signs))]
+    scales = [_scale(table, table.losses[:, j], reference[j]) for j in range(len(signs))]
     waiting = [i for i, trial in enumerate(trials) if trial.state == "waiting"]
     here = table.at_last[waiting]
     models = {}
@@ -199,13 +201,18 @@ def outlook(
 
 @dataclass(frozen=True)
 class _Table:
-    """The history as arrays; a row is one rung of one trial, in the order of trial numbers."""
+    """The history as arrays; a row is one rung of one trial, in the order of trial numbers.
+
+    `steady` rows are those that scales are taken from: they stay while hyper-parameters do, which
+    else would be fitted anew to the same figures on another scale.
+    """
 
     inputs: Array
     losses: Array
     trial: NDArray[np.intp]
     last: NDArray[np.bool_]
     fitted: NDArray[np.bool_]
+    steady: NDArray[np.bool_]
     violations: Mapping[str, Array]
     at_last: Array
     lengths: Lengths
@@ -230,14 +237,17 @@ def _table(
         features = np.hstack([features, np.zeros((len(features), 1))])
         lengths = lengths + Lengths.each(1)
     ended = [i for i, trial in enumerate(trials) if trial.state == "seen"]
-    fitted = set(ended[: fitting_count(len(ended))])
+    count = fitting_count(len(ended))
+    fitted = set(ended[:count])
+    steady = place < ended[count] if count < len(ended) else np.ones(len(place), dtype=bool)
     names = sorted({name for _, sight in rows for name in sight.violations})
     violations = {
         name: np.array([sight.violations.get(name, np.nan) for _, sight in rows]) for name in names
     }
     mask = np.array([i in fitted for i in place], dtype=bool)
     shaped = losses.reshape(len(rows), len(signs))
-    return _Table(inputs, shaped, place, rung >= top, mask, violations, features, lengths)
+    last = rung >= top
+    return _Table(inputs, shaped, place, last, mask, steady, violations, features, lengths)
 
 
 def _exact(losses: Array, candidate: Candidate, signs: Array) -> Array:
@@ -261,15 +271,22 @@ def _own_reference(
     return reference_point(None, rows, np.where(np.isfinite(caps), caps, np.nan))
 
 
-def _scale(losses: Array, reference: float) -> Scale:
-    values = losses[np.isfinite(losses)]
+def _steady(table: _Table, figures: Array) -> Array:
+    """The figures that a scale is taken from."""
+    rows = np.isfinite(figures)
+    steady = rows & table.steady
+    return figures[steady if steady.any() else rows]
+
+
+def _scale(table: _Table, losses: Array, reference: float) -> Scale:
+    values = _steady(table, losses)
     return Scale.of(values, reference) if len(values) else Scale(False, 0.0, 1.0)
 
 
 def _limit(table: _Table, values: Array, memory: Memory, waiting: Array) -> Posterior:
     """A model of a violation on the scale of its spread; far from the limit it matters little."""
     rows = np.isfinite(values)
-    targets = values[rows] / (float(np.std(values[rows])) or 1.0)
+    targets = values[rows] / (float(np.std(_steady(table, values))) or 1.0)
     targets = np.clip(targets, -3.0, 3.0)
     return _learnt(memory, table, rows, targets, waiting)
 
