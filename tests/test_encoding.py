@@ -1,14 +1,14 @@
 """What the surrogate sees against plain definitions."""
 
 import math
-from itertools import pairwise
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, pvariance
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paretune.search.samplers.encoding import Knobs, Scaling
+from paretune.search.samplers.surrogate import Lengths
 
 VALUES = {
     "rate": st.floats(1e-6, 1.0),
@@ -48,10 +48,7 @@ def slow_encoding(sample, row):
             out += [float(str(row.get(name)) == text) for text in sorted({*map(str, seen[name])})]
     if layers:
         there = [row[name] for name in layers if name in row]
-        cuts = [round(i * len(there) / 3) for i in range(4)]
-        thirds = [there[a:b] for a, b in pairwise(cuts)]
-        out += [sum(there), *(fmean(t) if t else 0.0 for t in thirds)]
-        out.append(pstdev(there) if there else 0.0)
+        out += [sum(there), pvariance(there) if there else 0.0]
         out += [row.get(name, fmean(there) if there else 0.0) for name in layers]
     return out
 
@@ -62,7 +59,7 @@ def test_an_encoding_is_that_of_its_words(sample, row):
     numbering = Knobs.of(sample)
     encoded = numbering.encode(row)
     assert encoded == pytest.approx(slow_encoding(sample, row), abs=1e-9)
-    assert len(numbering.ties(0)) == len(encoded)
+    assert len(numbering.lengths().of) == len(encoded)
 
 
 @pytest.mark.parametrize("size", [1, 2, 1001])
@@ -72,7 +69,7 @@ def test_a_scaling_is_that_of_its_words(size, asked):
     sample = rng.integers(0, 4, size=(size, 6)).astype(float)
     sample[:, 3] = 2.0  # says nothing
     sample[:, 4] = 5.0 - 3.0 * sample[:, 1]  # says what another does
-    scaling = Scaling.of(sample, np.arange(6))
+    scaling = Scaling.of(sample, Lengths.each(6))
     columns = [sample[:, j] for j in range(6)]
     kept = []
     for j, column in enumerate(columns):

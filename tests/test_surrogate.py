@@ -263,18 +263,20 @@ def test_a_prediction_is_what_solving_directly_gives(size, at):
         assert deviation[i] ** 2 == pytest.approx(variance, abs=1e-7)
 
 
-@pytest.mark.parametrize("tied", [[0, 1, 2], [0, 1, 1], [0, 0, 0]])
-def test_the_likelihood_is_that_of_a_normal_with_the_priors(tied):
+@pytest.mark.parametrize(
+    "lengths",
+    [Lengths.each(3), Lengths.each(1, bent=True) + Lengths.one(2), Lengths.one(3)],
+)
+def test_the_likelihood_is_that_of_a_normal_with_the_priors(lengths):
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((15, 3)), rng.standard_normal(15)
-    groups = np.array(tied)
-    theta = np.concatenate([rng.standard_normal(groups.max() + 1), [0.2, -3.0]])
-    kernel = Kernel(np.exp(theta[:-2])[groups], float(np.exp(0.2)), float(np.exp(-3.0)))
+    theta = np.concatenate([rng.standard_normal(len(lengths.bent)), [0.2, -3.0]])
+    kernel = Kernel(np.exp(theta[:-2])[lengths.of], float(np.exp(0.2)), float(np.exp(-3.0)))
     prior = np.array([[matern(a, b, kernel) for b in inputs] for a in inputs])
     noisy = prior + (kernel.noise + 1e-8 * kernel.signal) * np.eye(15)
-    centre = 2.0**0.5 + 0.5 * np.log(3)
-    priors = [*[(centre, 3.0**0.5)] * (len(theta) - 2), (0.0, 1.0), (np.log(1e-3), 2.0)]
+    centres = [(centre, 3.0**0.5) for centre in lengths.centres()]
+    priors = [*centres, (0.0, 1.0), (np.log(1e-3), 2.0)]
     # Constants aside, which no fit sees.
     slow = -multivariate_normal.logpdf(targets, np.zeros(15), noisy) - 7.5 * np.log(2 * np.pi)
     slow += sum(0.5 * ((t - c) / w) ** 2 for t, (c, w) in zip(theta, priors, strict=True))
-    assert negative_log_posterior(theta, inputs, targets, groups)[0] == pytest.approx(slow)
+    assert negative_log_posterior(theta, inputs, targets, lengths)[0] == pytest.approx(slow)
