@@ -32,7 +32,7 @@ def non_dominated(losses: Array) -> Mask:
     losses = _checked(losses)
     if len(losses) == 0 or losses.shape[1] == 1:
         return np.asarray(losses[:, 0] == losses.min(initial=np.inf), dtype=bool)
-    return np.asarray(moocore.is_nondominated(losses, keep_weakly=True), dtype=bool)
+    return np.asarray(moocore.is_nondominated(_ordinal(losses), keep_weakly=True), dtype=bool)
 
 
 def non_dominated_ranks(losses: Array) -> NDArray[np.int64]:
@@ -49,14 +49,15 @@ def non_dominated_ranks(losses: Array) -> NDArray[np.int64]:
     losses = _checked(losses)
     if len(losses) == 0 or losses.shape[1] == 1:
         return np.unique(losses[:, 0], return_inverse=True)[1].astype(np.int64)
-    return np.asarray(moocore.pareto_rank(losses), dtype=np.int64)
+    return np.asarray(moocore.pareto_rank(_ordinal(losses)), dtype=np.int64)
 
 
 def hypervolume(losses: Array, reference: Array) -> float:
     """Volume that a front dominates below a reference point; larger is better.
 
     Args:
-        losses: `(n, m)`, lower is better. NaN is refused. Rows beyond the reference count nothing.
+        losses: `(n, m)`, lower is better. NaN and minus infinity are refused. Rows beyond the
+            reference count nothing.
         reference: `(m,)`, finite.
 
     >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0]))
@@ -74,7 +75,7 @@ def contributions(losses: Array, reference: Array) -> Array:
     """Hypervolume that each row alone adds; 0 for dominated and for repeated rows.
 
     Args:
-        losses: `(n, m)`, lower is better. NaN is refused.
+        losses: `(n, m)`, lower is better. NaN and minus infinity are refused.
         reference: `(m,)`, finite.
 
     >>> contributions(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0])).tolist()
@@ -229,10 +230,22 @@ def _checked(losses: Any, reference: Any = None) -> Any:
         raise ValueError(f"row {bad} holds NaN: drop failed and unmeasured trials before")
     if reference is None:
         return rows
+    if np.isneginf(rows).any():
+        bad = int(np.argmax(np.isneginf(rows).any(axis=1)))
+        raise ValueError(f"row {bad} holds minus infinity: no volume below it has an end")
     point = np.asarray(reference, dtype=np.float64)
     if point.shape != (rows.shape[1],) or not np.isfinite(point).all():
         raise ValueError(f"the reference must be {rows.shape[1]} finite numbers, not {reference}")
-    return rows, point
+    # What lies beyond the reference counts as if on it; moocore answers for finite numbers alone.
+    return np.ascontiguousarray(np.minimum(rows, point)), point
+
+
+def _ordinal(losses: Array) -> Array:
+    """Infinite numbers as places in their column, which dominate alike: moocore dies of them."""
+    if np.isfinite(losses).all():
+        return losses
+    columns = [np.unique(column, return_inverse=True)[1] for column in losses.T]
+    return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.float64)
 
 
 def _beyond(column: Array, front: Array) -> float:

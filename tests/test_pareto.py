@@ -187,3 +187,59 @@ def test_what_every_run_attains_lies_behind_what_one_run_attains():
     assert attainment(runs, 1.0).tolist() == [[2.0, 3.0], [3.0, 2.0]]
     with pytest.raises(ValueError, match="share"):
         attainment(runs, 0.0)
+
+
+def cells(losses, side):
+    """Which unit cells of a box of whole numbers each row dominates: `(n, side ** m)`."""
+    corners = np.array(list(itertools.product(range(side), repeat=losses.shape[1])))
+    return (losses[:, None, :] <= corners[None]).all(axis=2)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 1001])
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_volumes_are_counts_of_cells_and_ranks_peel_at_any_size(size, objectives):
+    rng = np.random.default_rng(size + objectives)
+    losses = rng.integers(0, 7, size=(size, objectives)).astype(float)
+    reference, held = np.full(objectives, 6.0), cells(losses, 6)
+    assert hypervolume(losses, reference) == pytest.approx(held.any(axis=0).sum())
+    alone = (held & (held.sum(axis=0) == 1)).sum(axis=1)
+    assert contributions(losses, reference) == pytest.approx(alone)
+
+    better = (losses[:, None] <= losses[None]).all(axis=2) & (losses[:, None] < losses[None]).any(
+        axis=2
+    )
+    assert (non_dominated(losses) == ~better.any(axis=0)).all()
+    ranks, left, rank = np.full(size, -1), np.ones(size, dtype=bool), 0
+    while left.any():
+        front = left & ~(better & left[:, None]).any(axis=0)
+        ranks[front], left, rank = rank, left & ~front, rank + 1
+    assert (non_dominated_ranks(losses) == ranks).all()
+
+
+@given(
+    st.tuples(st.integers(0, 6), st.sampled_from([1, 2, 3, 4])).flatmap(
+        lambda shape: arrays(
+            np.float64, shape, elements=st.sampled_from([0.0, 1.0, 2.0, np.inf, -np.inf])
+        )
+    )
+)
+def test_infinite_losses_are_compared_like_others(losses):
+    better = [[dominates(a, b) for b in losses] for a in losses]
+    free = [not any(row[i] for row in better) for i in range(len(losses))]
+    assert non_dominated(losses).tolist() == free
+    ranks = non_dominated_ranks(losses)
+    assert (ranks == 0).tolist() == free
+    assert all(ranks[i] < ranks[j] for i, row in enumerate(better) for j, b in enumerate(row) if b)
+    finite = np.where(losses == -np.inf, 0.0, losses)
+    kept = finite[np.isfinite(finite).all(axis=1)]
+    reference = np.full(losses.shape[1], 3.0)
+    assert hypervolume(finite, reference) == pytest.approx(hypervolume(kept, reference))
+    alone = contributions(finite, reference)
+    assert alone[np.isfinite(finite).all(axis=1)] == pytest.approx(contributions(kept, reference))
+    assert alone.sum() == pytest.approx(contributions(kept, reference).sum())
+
+
+def test_a_volume_without_end_is_refused():
+    for volume in (hypervolume, contributions):
+        with pytest.raises(ValueError, match="row 1 holds minus infinity"):
+            volume(np.array([[1.0, 2.0], [-np.inf, 1.0]]), np.ones(2))

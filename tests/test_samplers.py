@@ -309,7 +309,7 @@ def test_a_users_own_features_replace_ours():
 
     problem = Problem(suggest, paper=paper, features=describe)
     sampler_ = GreyBoxSampler(problem)
-    assert len(sampler_._candidates.basis.scaling.keep) == 2
+    assert len(sampler_._search._candidates.basis.scaling.keep) == 2
 
 
 @pytest.mark.parametrize(
@@ -370,3 +370,17 @@ def test_columns_that_say_nothing_new_are_left_out():
     assert scaling.lengths.bent.tolist() == [True]
     assert scaling.keep.tolist() == [0, 3]
     assert np.abs(scaling(np.array([[1e9, 1.0, 0.0, -1e9]]))).max() == 4.0
+
+
+def test_beyond_fifty_trials_hyper_parameters_are_fitted_for_every_fifth(monkeypatch):
+    from paretune.search.samplers import belief
+
+    fits = []
+    whole = belief.fit
+    monkeypatch.setattr(belief, "fit", lambda *given: fits.append(1) or whole(*given))
+    study, _ = run(TABLE["random"].make, 51)
+    study.sampler = SMALL(Problem(suggest), 3)
+    for made in (2, 2, 2, 2, 4):  # after 51 to 54 trials, and after 55; two objectives
+        trial = study.ask()
+        study.tell(trial, judged(suggest(trial)))
+        assert len(fits) == made

@@ -2,13 +2,11 @@
 
 Expected hypervolume improvement for any number of objectives over disjoint boxes: the region that
 the front leaves open below the reference is cut into boxes, and a Gaussian's expected share of a
-box is a product over objectives (boxes as in arXiv 2105.08195; the closed form for two is eq. 7 of
+box is a product over objectives (as in arXiv 2105.08195; the closed form for two is eq. 7 of
 1905.02370). An objective that is known exactly has a standard deviation of 0.
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +15,7 @@ from scipy.special import log_ndtr, ndtr
 from ..pareto import non_dominated
 
 Array = NDArray[np.float64]
+Places = NDArray[np.intp]
 
 MOST_BOXED_OBJECTIVES = 4
 """Beyond these the number of boxes explodes and `chebyshev_improvement` takes over."""
@@ -38,9 +37,9 @@ def open_boxes(front: Array, reference: Array) -> tuple[Array, Array]:
     """
     inside = front[(front < reference).all(axis=1)]
     rows = np.unique(inside[non_dominated(inside)], axis=0) if len(inside) else inside
-    boxes = _slabs(rows, reference)
-    corners = np.array(boxes, dtype=np.float64).reshape(len(boxes), 2, len(reference))
-    return corners[:, 0], corners[:, 1]
+    # Which objective is swept decides whether 100 rows of 4 objectives leave 500 boxes or 70,000.
+    turns = [np.roll(np.arange(len(reference))[::-1], -j) for j in range(len(reference))]
+    return min((_swept(rows, reference, turn) for turn in turns), key=lambda sides: len(sides[0]))
 
 
 def expected_improvement(means: Array, deviations: Array, lower: Array, upper: Array) -> Array:
@@ -53,26 +52,27 @@ def expected_improvement(means: Array, deviations: Array, lower: Array, upper: A
     Returns:
         `(k,)`, at least 0.
     """
-    pairs = [_distinct_sides(lower[:, j], upper[:, j]) for j in range(means.shape[1])]
+    objectives = range(means.shape[1])
+    pairs = [_distinct_sides(lower[:, j], upper[:, j]) for j in objectives]
     scores = np.empty(len(means), dtype=np.float64)
     # In pieces that stay in the cache: 5 x faster than all at once with thousands of boxes.
     step = max(16, 2**17 // max(1, len(lower)))
     for at in range(0, len(means), step):
         piece = slice(at, at + step)
         product = np.ones((len(lower), len(means[piece])))
-        for j, (low, high, place) in enumerate(pairs):
-            mean, deviation = means[piece, j], deviations[piece, j]
-            share = _shortfall(high, mean, deviation) - _shortfall(low, mean, deviation)
-            product *= share[place]
+        for j, (sides, low, high, place) in enumerate(pairs):
+            below = _shortfall(sides, means[piece, j], deviations[piece, j])
+            product *= (below[high] - below[low])[place]
         scores[piece] = product.sum(axis=0)
     np.maximum(scores, 0.0, out=scores)
     return scores
 
 
-def _distinct_sides(lower: Array, upper: Array) -> tuple[Array, Array, NDArray[np.intp]]:
-    """Boxes share sides: the distinct ones, and which of them each box has."""
-    sides, place = np.unique(np.stack([lower, upper], axis=1), axis=0, return_inverse=True)
-    return sides[:, 0], sides[:, 1], place.reshape(len(lower))
+def _distinct_sides(lower: Array, upper: Array) -> tuple[Array, Places, Places, Places]:
+    """Boxes share sides: the distinct values, pairs of them, and which pair each box has."""
+    sides, ends = np.unique(np.stack([lower, upper], axis=1), return_inverse=True)
+    pairs, place = np.unique(ends.reshape(-1, 2), axis=0, return_inverse=True)
+    return sides, pairs[:, 0], pairs[:, 1], place.reshape(len(lower))
 
 
 def chebyshev_improvement(means: Array, deviations: Array, seen: Array, weights: Array) -> Array:
@@ -117,17 +117,30 @@ def _shortfall(sides: Array, means: Array, deviations: Array) -> Array:
     return np.where(finite[:, None], np.maximum(value, 0.0), 0.0)
 
 
-def _slabs(rows: Array, reference: Array) -> list[tuple[list[float], list[float]]]:
-    """Slices along the last objective; within a slice, the boxes that its rows leave open."""
-    if len(reference) == 1:
-        return [([-np.inf], [float(rows.min(initial=reference[0]))])]
-    last = rows[:, -1] if len(rows) else np.zeros(0)
-    cuts = [-np.inf, *np.unique(last).tolist(), float(reference[-1])]
-    boxes: list[tuple[list[float], list[float]]] = []
-    for below, above in pairwise(cuts):
-        active = rows[last <= below, :-1]
-        if len(reference) > 2 and len(active):
-            active = np.unique(active[non_dominated(active)], axis=0)
-        for low, high in _slabs(active, reference[:-1]):
-            boxes.append(([*low, below], [*high, above]))
-    return boxes
+def _swept(rows: Array, reference: Array, turn: Places) -> tuple[Array, Array]:
+    """Open boxes: each row cuts what it dominates out of every box that it meets.
+
+    Args:
+        turn: `(m,)` the order in which a box is cut along objectives. Rows come in ascending order
+            of the first, so that boxes end below the row and are met no more.
+    """
+    first = turn[0]
+    low, high = np.full((1, len(reference)), -np.inf), reference[None].astype(np.float64)
+    lows, highs = list[Array](), list[Array]()
+    for row in rows[np.argsort(rows[:, first], kind="stable")]:
+        met = (high > row).all(axis=1)
+        rest, top = low[met], high[met]
+        parts = [(low[~met], high[~met])]
+        for j in turn:
+            end = np.minimum(top[:, j], row[j])
+            kept = end > rest[:, j]
+            part = top[kept]
+            part[:, j] = end[kept]
+            parts.append((rest[kept], part))
+            rest[:, j] = np.maximum(rest[:, j], row[j])
+        low, high = (np.concatenate(sides) for sides in zip(*parts, strict=True))
+        ended = high[:, first] <= row[first]
+        lows.append(low[ended])
+        highs.append(high[ended])
+        low, high = low[~ended], high[~ended]
+    return np.concatenate([*lows, low]), np.concatenate([*highs, high])

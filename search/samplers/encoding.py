@@ -67,7 +67,7 @@ class Knobs:
         seen: dict[str, set[Any]] = defaultdict(set)
         for row in sample:
             for name, value in row.items():
-                seen[name].add(value)
+                seen[name].add(value if _number(value) else str(value))
         numeric = {name: values for name, values in seen.items() if all(map(_number, values))}
         stems: dict[str, list[str]] = defaultdict(list)
         for name in numeric:

@@ -76,6 +76,9 @@ class FreshSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As the wrapped sampler has it."""
+        if trial.number not in self._made:
+            # TPE by groups samples the groups that it has found itself.
+            self._of(trial).infer_relative_search_space(study, trial)
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(

@@ -14,24 +14,26 @@ as in LEMONADE (arXiv 1804.09081).
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from ...errors import BadRequest
 from ...spaces.configuration import Configuration
-from .candidates import Candidate, Candidates
+from .candidates import Candidate, Candidates, NothingLeft
 from .cost import Job, Ledger
 from .observations import Observation, TrialReader, caps_of, read_records, signs_of
-from .pool import Draw, draw, mutated
+from .pool import Draw, draw, from_unit, mutated
 from .problem import Problem
 from .score import outlook
+from .seen import seen_space
 
 Array = NDArray[np.float64]
 
@@ -54,47 +56,64 @@ def initial_size(parameters: int) -> int:
 
 
 class GreyBoxSampler(BaseSampler):
-    """An Optuna sampler that needs the study's `suggest`; see `Problem` for what else it can use.
+    """An Optuna sampler; with a `Problem` it knows the space and more, alone it learns the space.
+
+    Without a problem the space is what the complete trials asked for (`SeenSpace`). Until one is
+    complete, and where a trial asks for what none did before, a parameter is drawn by itself; once
+    all that can be drawn was asked, trials repeat.
 
     Args:
-        problem: what may be known.
+        problem: what may be known, None: nothing.
         seed: of all draws but those that fix the scale of the features.
         initial: trials of the initial design, None: 8, fewer in a space of few knobs.
         pool: candidates looked at per ask.
 
     >>> import optuna
-    >>> def suggest(trial): return {"x": trial.suggest_float("x", 0, 1)}
-    >>> sampler = GreyBoxSampler(Problem(suggest), seed=1)
-    >>> study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-    >>> study.optimize(lambda t: ((x := suggest(t)["x"]) ** 2, (x - 1) ** 2), n_trials=2)
+    >>> study = optuna.create_study(
+    ...     directions=["minimize", "minimize"], sampler=GreyBoxSampler(seed=1)
+    ... )
+    >>> def objective(trial): return (x := trial.suggest_float("x", 0, 1)) ** 2, (x - 1) ** 2
+    >>> study.optimize(objective, n_trials=2)
     """
 
     def __init__(
-        self, problem: Problem, seed: int = 0, initial: int | None = None, pool: int = 800
+        self,
+        problem: Problem | None = None,
+        seed: int = 0,
+        initial: int | None = None,
+        pool: int = 800,
     ) -> None:
-        self._problem, self._seed, self._pool = problem, seed, pool
-        self._candidates = Candidates(problem, seed)
-        self._trials = TrialReader(problem.suggest)
-        self._chosen: tuple[int, Draw] | None = None
-        self._told = problem.paper is not None
-        self._initial = initial
+        self._problem, self._seed, self._initial, self._pool = problem, seed, initial, pool
+        self._search = None if problem is None else Search(problem, seed, initial, pool)
+        self._chosen: dict[int, Draw] = {}
+        self._told: set[str] = set()
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Every distribution seen, and those of the candidate that is asked now."""
-        chosen = self._choose(study, trial)
-        self._chosen = (trial.number, chosen)
-        return {**self._candidates.basis.distributions, **chosen.distributions}
+        search = self._searched(study)
+        if search is None:
+            return {}
+        try:
+            chosen = search.choose(study, trial)
+        except NothingLeft as nothing:
+            if self._problem is not None:
+                raise
+            self._tell("trials repeat from here on", nothing)
+            return {}
+        self._chosen[trial.number] = chosen
+        return {**search.distributions, **chosen.distributions}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The candidate's parameters."""
-        if self._chosen is None or self._chosen[0] != trial.number:
+        """The candidate's parameters, as far as they are wanted."""
+        if trial.number not in self._chosen:
             self.infer_relative_search_space(study, trial)
-        assert self._chosen is not None
-        return dict(self._chosen[1].params)
+        chosen = self._chosen.pop(trial.number, None)
+        params = {} if chosen is None else chosen.params
+        return {name: value for name, value in params.items() if name in search_space}
 
     def sample_independent(
         self,
@@ -103,28 +122,69 @@ class GreyBoxSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Never: a parameter that the sampler did not choose would be a random one.
+        """A random value; never with a problem, where nothing is left to chance.
 
         Raises:
             BadRequest: `suggest` asked for something else than when the sampler ran it.
         """
+        if self._problem is None:
+            rng = np.random.default_rng([self._seed, trial.number, crc32(param_name.encode())])
+            return from_unit(param_distribution, rng.random())
         raise BadRequest(
             f"trial {trial.number} asked for {param_name!r}, which was not asked when the sampler "
             "ran `suggest` itself; suggest must depend on nothing but the trial's answers"
         )
 
-    def _choose(self, study: Study, trial: FrozenTrial) -> Draw:
+    def _searched(self, study: Study) -> Search | None:
+        """The search of the space that is known now, None while none is."""
+        if self._problem is not None:
+            if self._problem.paper is None:
+                self._tell("no paper", "the surrogate sees the parameters themselves")
+            return self._search
+        self._tell("no space was given", "it is learnt from what the study's trials ask for")
+        space = seen_space(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+        if space is None:
+            return None
+        search = self._search
+        if search is None or search.problem.suggest != space:
+            search = self._search = Search(Problem(space), self._seed, self._initial, self._pool)
+        return search
+
+    def _tell(self, what: str, why: object) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            _LOG.log(logging.INFO if self._problem else logging.WARNING, "%s: %s", what, why)
+
+
+class Search:
+    """What is asked next in a space that is known; arguments as of `GreyBoxSampler`."""
+
+    def __init__(self, problem: Problem, seed: int, initial: int | None, pool: int) -> None:
+        self.problem, self._seed, self._initial, self._pool = problem, seed, initial, pool
+        self._candidates = Candidates(problem, seed)
+        self._trials = TrialReader(problem.suggest)
+
+    @property
+    def distributions(self) -> Mapping[str, BaseDistribution]:
+        """Every distribution that a sample of the space shows."""
+        return self._candidates.basis.distributions
+
+    def choose(self, study: Study, trial: FrozenTrial) -> Draw:
+        """The candidate for a trial.
+
+        Raises:
+            NothingLeft: all that may be asked was asked.
+        """
         rng = np.random.default_rng([self._seed, trial.number])
-        self._tell()
         fixed = trial.system_attrs.get("fixed_params")
         if fixed:
-            return draw(self._problem.suggest, mutated(fixed, rng, rate=0.0))
+            return draw(self.problem.suggest, mutated(fixed, rng, rate=0.0))
         signs = signs_of(study)
         seen = self._observe(study, trial.number, signs)
         drawn = [o for o in seen if not o.baseline]
         initial = self._initial
         if initial is None:
-            initial = initial_size(len(self._candidates.basis.distributions))
+            initial = initial_size(len(self.distributions))
         asked = frozenset(o.drawn.key for o in seen)
         ledger = self._ledger(trial.number)
         ended = sum(o.state == "seen" for o in seen)
@@ -133,7 +193,7 @@ class GreyBoxSampler(BaseSampler):
         return self._improve(seen, initial, asked, signs, rng, ledger).drawn
 
     def _observe(self, study: Study, but: int, signs: Array) -> list[Observation]:
-        problem = self._problem
+        problem = self.problem
         if problem.history is None:
             return self._trials.read(study, but)
         trials = {t.number: t for t in study.get_trials(deepcopy=False)}
@@ -180,7 +240,7 @@ class GreyBoxSampler(BaseSampler):
 
     def _ledger(self, but: int) -> Ledger | None:
         """What was made and what it took, None where the problem does not say what work is."""
-        problem, job, recall = self._problem, self._problem.job, self._candidates.memory.recall
+        problem, job, recall = self.problem, self.problem.job, self._candidates.memory.recall
         if job is None or problem.history is None:
             return None
 
@@ -192,13 +252,8 @@ class GreyBoxSampler(BaseSampler):
 
     def _reference(self, signs: Array) -> tuple[Array | None, Array]:
         """The frozen reference point, None while there is none, and the user's caps: losses."""
-        problem = self._problem
+        problem = self.problem
         limits = problem.limits() if problem.limits else ()
         caps, _ = caps_of(limits, problem.objectives, signs)
         given = problem.reference() if problem.reference else None
         return (None if given is None else signs * np.asarray(given, dtype=np.float64)), caps
-
-    def _tell(self) -> None:
-        if not self._told:
-            self._told = True
-            _LOG.info("no paper: the surrogate sees the parameters themselves")

@@ -84,7 +84,8 @@ class TrialReader:
             losses = np.where(np.isfinite(losses), losses, np.nan)
             sight = Sight(0, losses, dict(trial.constraints))
             return Observation(trial.number, drawn, "seen", (sight,))
-        if trial.state == TrialState.FAIL:
+        # Pruned: no figure at full fidelity, and no reason to go there again.
+        if trial.state in (TrialState.FAIL, TrialState.PRUNED):
             return Observation(trial.number, drawn, "failed", failure=0.5)
         if trial.state == TrialState.RUNNING:
             return Observation(trial.number, drawn, "waiting")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ...spaces.configuration import Configuration
 from ...spaces.paper import Paper
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_UNKNOWN: Final[Any] = object()
+
 
 @dataclass
 class Memory:
@@ -27,11 +29,13 @@ class Memory:
 
     def recall(self, name: Hashable, answer: Callable[[], T]) -> T:
         """The answer of that name, found or worked out."""
-        if name not in self.answers:
+        # Threads share a sampler: another one may forget everything at any moment.
+        found: T = self.answers.get(name, _UNKNOWN)
+        if found is _UNKNOWN:
+            found = answer()
             if len(self.answers) >= self.most:
                 self.answers.clear()
-            self.answers[name] = answer()
-        found: T = self.answers[name]
+            self.answers[name] = found
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +89,10 @@ class Outlook:
         """
         features = self.candidates.scaled(pool)
         means, deviations = self.expect(pool, features)
-        front = self.rivals.front()
         if len(self.reference) <= MOST_BOXED_OBJECTIVES:
-            gain = expected_improvement(means, deviations, *open_boxes(front, self.reference))
+            gain = expected_improvement(means, deviations, *self._boxes)
         else:
+            front = self._front
             ideal = np.minimum(means.min(axis=0), front.min(axis=0, initial=np.inf))
             extent = np.maximum(self.reference - ideal, 1e-9)
             seen = (np.vstack([front, self.reference]) - ideal) / extent
@@ -100,22 +101,46 @@ class Outlook:
         # Where nothing is expected to improve, what is least known decides.
         return np.asarray((gain + 1e-9 * deviations.sum(axis=1)) * self.chance(features))
 
+    # An ask scores several times against the same rivals.
+    @cached_property
+    def _front(self) -> Array:
+        return self.rivals.front()
+
+    @cached_property
+    def _boxes(self) -> tuple[Array, Array]:
+        return open_boxes(self._front, self.reference)
+
     def expect(self, pool: Sequence[Candidate], features: Array) -> tuple[Array, Array]:
         """Means and deviations of the losses on their scales, `(k, m)` each; exact where known."""
+        at = self._at_last_rung(features)
+        means, deviations = self._on_paper(pool), np.zeros((len(pool), len(self.scales)))
+        for j, model in self.models.items():
+            means[:, j], deviations[:, j] = model.predict(at)
+        return means, deviations
+
+    def believe(self, pool: Sequence[Candidate], features: Array) -> Array:
+        """The means of `expect`, without the deviations that take most of its time."""
+        at = self._at_last_rung(features)
+        means = self._on_paper(pool)
+        for j, model in self.models.items():
+            means[:, j] = model.mean(at)
+        return means
+
+    def _on_paper(self, pool: Sequence[Candidate]) -> Array:
+        """What is known on paper on the scales, 0 elsewhere: `(k, m)`."""
         means = np.zeros((len(pool), len(self.scales)))
-        deviations = np.zeros_like(means)
         for j, scale in enumerate(self.scales):
-            if j in self.models:
-                means[:, j], deviations[:, j] = self.models[j].predict(self._at_last_rung(features))
-            elif pool and j in pool[0].known:
+            if j not in self.models and pool and j in pool[0].known:
                 exact = self.signs[j] * np.array([candidate.known[j] for candidate in pool])
                 means[:, j] = scale(exact)
-        return means, deviations
+        return means
 
     def chance(self, features: Array) -> Array:
         """Probability that a candidate does not fail and keeps every measured limit: `(k,)`."""
-        near = _nearness(features, self.tried)
-        works = 1.0 - near @ self.failures / (1.0 + near.sum(axis=1))
+        works = np.ones(len(features))
+        if self.failures.any():
+            near = _nearness(features, self.tried)
+            works -= near @ self.failures / (1.0 + near.sum(axis=1))
         for model in self.limits:
             mean, deviation = model.predict(self._at_last_rung(features))
             logs = log_probability_below(np.zeros(1), mean[:, None], deviation[:, None])
@@ -148,7 +173,7 @@ def outlook(
     if reference is None:
         reference = _own_reference(trials, table, caps, initial)
     reference = np.minimum(reference, caps)
-    scales = [_scale(table.losses[:, j], reference[j]) for j in range(len(signs))]
+    scales = [_scale(table, table.losses[:, j], reference[j]) for j in range(len(signs))]
     waiting = [i for i, trial in enumerate(trials) if trial.state == "waiting"]
     here = table.at_last[waiting]
     models = {}
@@ -169,20 +194,25 @@ def outlook(
         failures=np.array([trial.failure for trial in seen]),
         rungs=table.inputs.shape[1] > len(candidates.basis.scaling.keep),
     )
-    believed, _ = base.expect(looked, candidates.scaled(looked))
+    believed = base.believe(looked, candidates.scaled(looked))
     feasible = np.array([_feasible(trial) for trial in trials], dtype=bool)
     return Outlook(**{**vars(base), "rivals": Rivals(trials, believed, feasible)})
 
 
 @dataclass(frozen=True)
 class _Table:
-    """The history as arrays; a row is one rung of one trial, in the order of trial numbers."""
+    """The history as arrays; a row is one rung of one trial, in the order of trial numbers.
+
+    `steady` rows are those that scales are taken from: they stay while hyper-parameters do, which
+    else would be fitted anew to the same figures on another scale.
+    """
 
     inputs: Array
     losses: Array
     trial: NDArray[np.intp]
     last: NDArray[np.bool_]
     fitted: NDArray[np.bool_]
+    steady: NDArray[np.bool_]
     violations: Mapping[str, Array]
     at_last: Array
     lengths: Lengths
@@ -207,14 +237,17 @@ def _table(
         features = np.hstack([features, np.zeros((len(features), 1))])
         lengths = lengths + Lengths.each(1)
     ended = [i for i, trial in enumerate(trials) if trial.state == "seen"]
-    fitted = set(ended[: fitting_count(len(ended))])
+    count = fitting_count(len(ended))
+    fitted = set(ended[:count])
+    steady = place < ended[count] if count < len(ended) else np.ones(len(place), dtype=bool)
     names = sorted({name for _, sight in rows for name in sight.violations})
     violations = {
         name: np.array([sight.violations.get(name, np.nan) for _, sight in rows]) for name in names
     }
     mask = np.array([i in fitted for i in place], dtype=bool)
     shaped = losses.reshape(len(rows), len(signs))
-    return _Table(inputs, shaped, place, rung >= top, mask, violations, features, lengths)
+    last = rung >= top
+    return _Table(inputs, shaped, place, last, mask, steady, violations, features, lengths)
 
 
 def _exact(losses: Array, candidate: Candidate, signs: Array) -> Array:
@@ -238,15 +271,22 @@ def _own_reference(
     return reference_point(None, rows, np.where(np.isfinite(caps), caps, np.nan))
 
 
-def _scale(losses: Array, reference: float) -> Scale:
-    values = losses[np.isfinite(losses)]
+def _steady(table: _Table, figures: Array) -> Array:
+    """The figures that a scale is taken from."""
+    rows = np.isfinite(figures)
+    steady = rows & table.steady
+    return figures[steady if steady.any() else rows]
+
+
+def _scale(table: _Table, losses: Array, reference: float) -> Scale:
+    values = _steady(table, losses)
     return Scale.of(values, reference) if len(values) else Scale(False, 0.0, 1.0)
 
 
 def _limit(table: _Table, values: Array, memory: Memory, waiting: Array) -> Posterior:
     """A model of a violation on the scale of its spread; far from the limit it matters little."""
     rows = np.isfinite(values)
-    targets = values[rows] / (float(np.std(values[rows])) or 1.0)
+    targets = values[rows] / (float(np.std(_steady(table, values))) or 1.0)
     targets = np.clip(targets, -3.0, 3.0)
     return _learnt(memory, table, rows, targets, waiting)
 
