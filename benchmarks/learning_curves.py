@@ -27,8 +27,8 @@ from ..search.samplers.problem import Problem
 from ..spaces.configuration import Choice, Configuration
 from ..spaces.paper import Paper
 from ..spaces.profile import Head, Profile
-from .benchmark import Array
-from .small_tables import Row, SmallTable
+from .benchmark import Array, Benchmark
+from .small_tables import Row
 
 OBJECTIVES: Final = (
     ObjectiveRow("error", "fraction", "minimize"),
@@ -53,24 +53,38 @@ class Priced(Paper):
 
 
 @dataclass(frozen=True, eq=False)
-class CurveTable(SmallTable):
-    """A table, every row of which is a candidate; its losses are error and cost in the end.
+class CurveTable(Benchmark):
+    """A table, every row of which is a candidate.
 
     Args:
+        objectives: error and what the cost is. rows: groups, variants, positive losses in the end.
         about: what it is. steps: of a whole training. seconds: `(n,)` that it takes.
         curves: `(n, k)` errors after 1/k, 2/k, ... of the steps.
         features: `(n, d)` numbers that describe a candidate.
         items: that a point of a curve and a final error were judged on.
-        exact: cost is known on paper.
+        on_paper: what a candidate costs is known before it is trained.
     """
 
+    objectives: tuple[str, ...]
+    rows: tuple[Row, ...]
     about: str
     steps: int
     seconds: Array
     curves: Array
     features: Array
     items: tuple[int, int]
-    exact: bool = True
+    on_paper: bool = True
+    log = True
+
+    @property
+    def bounds(self) -> tuple[Array, Array]:
+        """The best of each objective, and a hundredth beyond the worst."""
+        return self.final.min(axis=0), 1.01 * self.final.max(axis=0)
+
+    @cached_property
+    def optimum(self) -> float:
+        """Of the whole table."""
+        return self.hypervolume(self.final)
 
     @cached_property
     def names(self) -> list[tuple[str, str]]:
@@ -114,7 +128,7 @@ class CurveTable(SmallTable):
 
     def known(self) -> Problem:
         """What is known of a candidate before it is trained."""
-        profile = Profile("table", 1, 1, 1, 0, (), Head("none", 1))
+        profile = Profile("table", 1, 1, 1, 0, (), Head("classification", 2))
 
         def paper(configuration: Configuration) -> Paper:
             return Priced(profile, cost=float(self.final[self.place(configuration), 1]))
@@ -126,7 +140,7 @@ class CurveTable(SmallTable):
         def features(configuration: Configuration, _: Paper) -> Array:
             return np.asarray(self.features[self.place(configuration)])
 
-        exact = {1: cost} if self.exact else {}
+        exact = {1: cost} if self.on_paper else {}
         return Problem(
             self.suggest,
             paper=paper,
@@ -226,7 +240,7 @@ def recorded(folder: Path, cost: str) -> CurveTable:
         curves=np.array([curves[row["experiment"]] for row in told]),
         features=_features(told),
         items=RECORDED_ITEMS,
-        exact=cost == "trainable_params",
+        on_paper=cost == "trainable_params",
     )
 
 

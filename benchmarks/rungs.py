@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,7 +43,7 @@ from ..search.storage import StudyStorage
 from .contenders import contender
 from .learning_curves import OBJECTIVES, CurveTable, recorded, synthetic
 
-TABLES: Final = {
+TABLES: Final[Mapping[str, Callable[[Path], CurveTable]]] = {
     "parameters": partial(recorded, cost="trainable_params"),
     "memory": partial(recorded, cost="mem_max_bytes"),
     "synthetic": lambda folder: synthetic(0),
@@ -266,13 +266,13 @@ def compared(table: CurveTable, seeds: int, arms: Sequence[Arm] = ARMS) -> dict[
         `arms`: by name, what `summary` says, against the full fidelity of the same sampler (for
         Optuna's, of random); `optimum`, `candidates`, `seeds`.
     """
-    memories: dict[tuple[float, ...], Memory] = {}
+    memory = Memory()
     found: dict[Arm, list[dict[str, Any]]] = {}
     for arm in arms:
-        memory = memories.setdefault(arm.rungs, Memory())
         found[arm] = [searched(table, arm, seed, memory) for seed in range(seeds)]
         print(f"{arm.name}: done", file=sys.stderr)
     full = {arm.sampler: rows for arm, rows in found.items() if len(arm.rungs) == 1}
+    full["optuna-tpe"] = full["random"]
     rows = {arm.name: summary(told, full[arm.sampler]) for arm, told in found.items()}
     return {
         "table": table.about,
@@ -291,8 +291,8 @@ def summary(told: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]]
 
     Returns:
         `reached`: for each of `SHARES` thousands of steps by seed, hours by seed, and `ratio`:
-        `[mean, half]` of full fidelity's steps over this arm's, geometric over seeds with the half
-        width of its 95 % interval as a factor; `stop`: steps, share of the optimum, by seed;
+        the geometric mean over seeds of full fidelity's steps over this arm's, and the ends of its
+        95 % interval (`ratio`); `stop`: steps, share of the optimum, by seed;
         `missed`: in how many seeds the front at `stop` lacked more than `MISSED`, and the most that
         it lacked; `flips`: share of ranked pairs that the next rung turned round.
     """
@@ -346,7 +346,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     head += ["at stop: k steps", "share", "missed by > 1 %", "flipped"]
     rows = [head, ["---"] * len(head)]
     for name, told in result["arms"].items():
-        cells = [told["reached"][share] for share in shares]
+        cells, missed = [told["reached"][share] for share in shares], told["missed"]
         flips = ["-" if f is None else f"{f:.0%}" for f in told["flips"]]
         rows.append(
             [
@@ -355,7 +355,7 @@ def lines(result: Mapping[str, Any]) -> list[str]:
                 *(_ratio_in_words(c["ratio"]) for c in cells),
                 _mean(told["stop"]["steps"], 1e3),
                 f"{np.mean(told['stop']['share']):.4f}",
-                f"{told['missed']['seeds']} of {result['seeds']}, most {told['missed']['most']:.1%}",
+                f"{missed['seeds']} of {result['seeds']}, most {missed['most']:.1%}",
                 ", ".join(flips) or "-",
             ]
         )

@@ -3,7 +3,8 @@
 Asynchronous successive halving (arXiv 1810.05934) ranked by dominance (MO-ASHA, arXiv 2106.12639):
 of the trials that have finished a rung, the best share goes on. A lower rung judges on few items,
 so only what is better beyond the figures' errors dominates, and within a rank the trials that go on
-are spread over the trade-off. Limits come before objectives (constrained domination, Deb et al. 2002, NSGA-II).
+are spread over the trade-off. Limits come before objectives (constrained domination, Deb et al.
+2002, NSGA-II). What is never promoted stays.
 """
 
 from __future__ import annotations

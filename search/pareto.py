@@ -78,7 +78,7 @@ def sure_ranks(losses: Array, errors: Array, times: float = SURE) -> NDArray[np.
         return non_dominated_ranks(losses)
     apart = losses[None, :] - losses[:, None]  # [j, i]: by how much j is better than i
     needed = times * np.hypot(errors[:, None], errors[None, :])
-    better = (apart >= needed).all(axis=2) & (apart > 0.0).any(axis=2)
+    better: Mask = np.all(apart >= needed, axis=2) & np.any(apart > 0.0, axis=2)
     ranks = np.full(len(losses), -1, dtype=np.int64)
     over, rank = better.sum(axis=0), 0
     while (ranks < 0).any():

