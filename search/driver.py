@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ..evaluators.metric import StageCost
 from ..spaces.configuration import Configuration, Scalar
 from .budget import Budget, Spent, Tariff, spent, trainings_used
 from .records import TRANSIENT, Ask, Purpose, Record, State
@@ -81,6 +82,10 @@ def _no_values(record: Record) -> Mapping[str, float]:
     return {}
 
 
+def _nothing_made(record: Record, rung: int) -> tuple[StageCost, ...]:
+    return ()
+
+
 def _no_parameters(configuration: Configuration) -> Mapping[str, Scalar]:
     return {}
 
@@ -104,9 +109,11 @@ class Rules:
         rungs: number of fidelities.
         first_rung: where a configuration starts (the last rung where nothing trains).
         promote: numbers of the paused trials that go on, best first.
+        finish: the same once nothing new is left to ask and there is time for more.
         trainings: names of the long trainings that a configuration rests on.
         violations: by limit, above 0 where a record breaks it.
         reference: the hypervolume's reference point from the baseline and the initial design.
+        made: stages of a failed trial at the rung that it was asked at, as far as they are made.
         turn: held while a new configuration is looked for, which is heavy work: lets measurements
             have the host alone.
     """
@@ -125,9 +132,11 @@ class Rules:
     rungs: int = 1
     first_rung: Callable[[Configuration], int] | None = None
     promote: Callable[[Sequence[Record]], Sequence[int]] = _no_numbers
+    finish: Callable[[Sequence[Record]], Sequence[int]] = _no_numbers
     trainings: Callable[[Configuration], Sequence[str]] = _no_words
     violations: Callable[[Record], Mapping[str, float]] = _no_values
     reference: Callable[[Sequence[Record]], Mapping[str, float] | None] | None = None
+    made: Callable[[Record, int], tuple[StageCost, ...]] = _nothing_made
     turn: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
@@ -145,6 +154,7 @@ class Driver:
         self._busy: set[int] = set()
         self._trainings: frozenset[str] = frozenset()
         self._digests: frozenset[str] = frozenset()
+        self._used_up: tuple[tuple[int, frozenset[str]], Done] | None = None
         self._settle()
         storage.note("tariff", rules.tariff.to_json())
         self._learn()
@@ -153,17 +163,22 @@ class Driver:
         """The next piece of work.
 
         First what was under way when a driver died and what failed for a passing reason, then the
-        baseline, then paused trials that go on, then configurations to try first, then new ones.
+        baseline, then paused trials that go on, then configurations to try first, then new ones;
+        when there is nothing new and the budget is of time, money or energy, all that is paused.
         """
         over = self._rules.budget.over(self.spent())
         if over is not None:
             return Done(over)
-        record = self._unfinished() or self._begin_baseline() or self._promoted()
+        promote = self._rules.promote
+        record = self._unfinished() or self._begin_baseline() or self._promoted(promote)
         if record is not None:
             return self._hand_out(record)
         answer = self._closed() or self._found()
         if isinstance(answer, Record):
             return self._hand_out(answer)
+        record = self._promoted(self._rules.finish) if self._has_time() else None
+        if record is not None:
+            return self._hand_out(record)
         return Wait() if self._busy else answer
 
     def prior(self, ask: Ask) -> Record | None:
@@ -175,6 +190,10 @@ class Driver:
         before = self._storage.records[record.number]
         self._busy.remove(record.number)
         record = replace(record, attempts=before.attempts, purpose=before.purpose)
+        if record.failure is not None:
+            made = self._rules.made(record, self._next_rung(before))
+            stages = {stage.key: stage for stage in (*made, *record.stages)}
+            record = replace(record, stages=tuple(stages.values()))
         state = self._state_of(record)
         record = record.with_state(state)
         if state == "queued":
@@ -250,7 +269,13 @@ class Driver:
         self._storage.add(record)
         return record
 
-    def _promoted(self) -> Record | None:
+    def _has_time(self) -> bool:
+        """The space is used up, and what bounds the search is not only how many may be asked."""
+        budget = self._rules.budget
+        bounded = any(limit is not None for limit in (budget.minutes, budget.kwh, budget.money))
+        return bounded and self._closed() is None
+
+    def _promoted(self, order: Callable[[Sequence[Record]], Sequence[int]]) -> Record | None:
         paused = {
             number
             for number, record in self._storage.records.items()
@@ -258,7 +283,7 @@ class Driver:
         }
         if not paused:
             return None
-        for number in self._rules.promote(self._history()):
+        for number in order(self._history()):
             if number in paused:
                 return self._storage.records[number]
         return None
@@ -283,8 +308,15 @@ class Driver:
         return None
 
     def _found(self) -> Record | Done:
+        """A new configuration; that there is none is remembered while the records are the same."""
+        state = len(self._storage.records), self._trainings
+        if self._used_up is not None and self._used_up[0] == state:
+            return self._used_up[1]
         with self._rules.turn():
-            return self._wanted() or self._drawn()
+            found = self._wanted() or self._drawn()
+        if isinstance(found, Done):
+            self._used_up = state, found
+        return found
 
     def _wanted(self) -> Record | None:
         """The next of the configurations to try first that may become a trial now.

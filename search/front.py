@@ -161,6 +161,12 @@ def losses_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float] | Non
     return losses
 
 
+def errors_of(record: Record, rows: Sequence[ObjectiveRow]) -> list[float]:
+    """Standard errors of a record's objective figures, 0 where there is none."""
+    figures = [record.measurements.get(row.name) for row in rows]
+    return [0.0 if figure is None else figure.stderr or 0.0 for figure in figures]
+
+
 def limits(run: Run) -> tuple[Limit, ...]:
     """The run's limits, filled in with the baseline's figures where these are known."""
     figures = values(run.baseline) if run.baseline else {}

@@ -7,7 +7,7 @@ moocore's (C, exact); this file fixes what it means for ties, empty sets, one ob
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import moocore
 import numpy as np
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+SURE: Final = 1.645
+"""Standard errors of a difference beyond which it is taken for one: 95 %, one-sided."""
 
 
 def non_dominated(losses: Array) -> Mask:
@@ -50,6 +53,63 @@ def non_dominated_ranks(losses: Array) -> NDArray[np.int64]:
     if len(losses) == 0 or losses.shape[1] == 1:
         return np.unique(losses[:, 0], return_inverse=True)[1].astype(np.int64)
     return np.asarray(moocore.pareto_rank(_ordinal(losses)), dtype=np.int64)
+
+
+def sure_ranks(losses: Array, errors: Array, times: float = SURE) -> NDArray[np.int64]:
+    """Fronts as in `non_dominated_ranks`, where only what is surely better dominates.
+
+    Surely: in every objective by at least so many standard errors of the difference, the errors of
+    two rows being independent. Exact figures are compared as they are.
+
+    Args:
+        losses: `(n, m)`, lower is better. NaN is refused.
+        errors: `(n, m)` standard errors, 0 for what is exact.
+        times: standard errors of the difference.
+
+    >>> losses = np.array([[0.5, 1.0], [0.52, 2.0]])
+    >>> sure_ranks(losses, np.array([[0.0, 0.0]] * 2)).tolist()
+    [0, 1]
+    >>> sure_ranks(losses, np.array([[0.07, 0.0]] * 2)).tolist()
+    [0, 0]
+    """
+    losses = _checked(losses)
+    errors = _checked(np.broadcast_to(errors, losses.shape))
+    if not errors.any():
+        return non_dominated_ranks(losses)
+    apart = losses[None, :] - losses[:, None]  # [j, i]: by how much j is better than i
+    needed = times * np.hypot(errors[:, None], errors[None, :])
+    better: Mask = np.all(apart >= needed, axis=2) & np.any(apart > 0.0, axis=2)
+    ranks = np.full(len(losses), -1, dtype=np.int64)
+    over, rank = better.sum(axis=0), 0
+    while (ranks < 0).any():
+        front = (ranks < 0) & (over == 0)
+        ranks[front], rank = rank, rank + 1
+        over = over - better[front].sum(axis=0)
+    return ranks
+
+
+def spread_order(losses: Array, first: int, taken: Array) -> list[int]:
+    """Rows in an order in which each lies farthest from all before it; the first of equals.
+
+    Args:
+        losses: `(n, m)`, n >= 1, on scales on which distances mean something.
+        first: the row that begins where nothing is taken. taken: `(t, m)` rows before the first.
+
+    Source: Gonzalez 1985; to choose among equal ranks: Schmucker et al. 2021 (arXiv 2106.12639).
+
+    >>> spread_order(np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0]]), 1, np.zeros((0, 2)))
+    [1, 2, 0]
+    """
+    gaps = np.full(len(losses), np.inf)
+    for row in taken:
+        gaps = np.minimum(gaps, ((losses - row) ** 2).sum(axis=1))
+    order: list[int] = []
+    for _ in range(len(losses)):
+        chosen = int(np.argmax(gaps)) if order or len(taken) else first
+        order.append(chosen)
+        gaps = np.minimum(gaps, ((losses - losses[chosen]) ** 2).sum(axis=1))
+        gaps[order] = -1.0
+    return order
 
 
 def hypervolume(losses: Array, reference: Array) -> float:

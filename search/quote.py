@@ -1,7 +1,9 @@
 """The quote: what a search would cost, before any of it runs. Always `modelled`, with a range.
 
 A sample of legal configurations is lowered; their trainings are counted in FLOPs, and FLOPs become
-seconds at this machine's own matrix-product rate times the share of it that training reaches.
+seconds at this machine's own matrix-product rate times the share of it that training reaches. With
+rungs the lower end has each training as far as a trial alone takes it on average; at the upper end
+every one was needed whole by some sibling.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -85,7 +87,8 @@ def quote(study: Study) -> dict[str, Any]:
         study: as resolved.
 
     Returns:
-        `trials` (the baseline apart), `trainings` and `trainings_of` (the same by the slot that
+        `trials` (the baseline apart), `rungs` (share of full fidelity and trials that reach it, of
+        all; empty without lower rungs), `trainings` and `trainings_of` (the same by the slot that
         asks for them), `confirmation` (points judged, further trainings), `hours` and `hours_of`
         (search and confirmation), kWh and disk, each range `[low, high]`; what they rest on; and
         `adjusted`: what is not searched as written.
@@ -115,6 +118,7 @@ def quote(study: Study) -> dict[str, Any]:
     ]
     return {
         "trials": begun - 1,
+        "rungs": _reached(study, sample, begun - 1),
         "trainings": len(trainings.slots),
         "trainings_of": dict(Counter(trainings.slots)),
         "confirmation": {
@@ -180,10 +184,12 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _Trainings:
-    """The long trainings of a search: the slot that asks for each, and FLOPs of all."""
+    """The long trainings of a search: the slot that asks for each, FLOPs of the baseline's and of
+    all others, whole."""
 
     slots: Sequence[str]
-    flops: float
+    own: float
+    others: float
 
 
 @dataclass(frozen=True)
@@ -244,24 +250,92 @@ def _trainings(study: Study, sample: _Sample, begun: int) -> _Trainings:
     new = sorted((name for name in nodes if name in seen - set(own)), key=lambda n: -uses[n])
     limit = study.budget.trainings
     left = len(new) if limit is None else max(0, limit - len(own))
-    slots, flops = ["baseline"] * len(own), sum(own.values())
+    slots, flops = ["baseline"] * len(own), 0.0
     for _, group in groupby(new, key=lambda name: uses[name]):
         alike = [nodes[name] for name in group]
         taken, left = alike[:left], max(0, left - len(alike))
         slots += [node.slot for node in taken]
         flops += len(taken) * _mean([sample.flops(node) for node in alike])
-    return _Trainings(slots, flops)
+    return _Trainings(slots, sum(own.values()), flops)
 
 
 def _search_hours(
     study: Study, sample: _Sample, trainings: _Trainings, begun: int, pace: _Pace
 ) -> list[float]:
+    """Low and high; the baseline runs whole, and so does what has no lower rung."""
+    low, high = _at_rungs(study, sample)
     short = [sample.flops(n) for g in sample.graphs for n in g.trained if not n.training]
-    flops = trainings.flops + begun * sum(short) / len(sample.graphs)
-    flops += begun * sample.answering("validation")
-    hours = pace.hours((flops, flops), (begun, begun), JUDGING_SECONDS)
+    own, others = sum(short) / len(sample.graphs), begun - 1
+    answering = sample.answering("validation")
+
+    def flops(at: _AtRungs) -> float:
+        after = others * (at.recovered * own + at.answered * answering)
+        return trainings.own + at.trained * trainings.others + own + answering + after
+
+    judged = (round(1 + others * low.judged), round(1 + others * high.judged))
+    hours = pace.hours((flops(low), flops(high)), judged, JUDGING_SECONDS)
     limit = study.budget.minutes
     return hours if limit is None else [min(value, limit / 60) for value in hours]
+
+
+@dataclass(frozen=True)
+class _AtRungs:
+    """What a trial takes on average, in units of one that runs whole at once.
+
+    Args:
+        trained: of a long training, which goes on from rung to rung.
+        recovered: of a short one, which every rung makes anew that has its own steps.
+        answered: of the validation items. judged: artifacts.
+    """
+
+    trained: float = 1.0
+    recovered: float = 1.0
+    answered: float = 1.0
+    judged: float = 1.0
+
+
+def _at_rungs(study: Study, sample: _Sample) -> tuple[_AtRungs, _AtRungs]:
+    """Low and high: as far as a trial alone goes, and each training whole for some sibling's sake.
+
+    With lower rungs, `promote` of those that finish one go on.
+    """
+    fidelity = study.fidelity
+    if len(fidelity.rungs) == 1:
+        return _AtRungs(), _AtRungs()
+    reach = [fidelity.promote**k for k in range(len(fidelity.rungs))]
+    steps, below = fidelity.step_shares, (0.0, *fidelity.step_shares)
+    screened = _screened(study, sample)
+
+    def average(of_screened: float) -> float:
+        return screened * of_screened + 1.0 - screened
+
+    trained = sum(r * (s - b) for r, s, b in zip(reach, steps, below, strict=False))
+    anew = sum(r * s for r, s in zip(reach, steps, strict=True))
+    low = _AtRungs(
+        trained,
+        1.0 if fidelity.of == "items" else average(anew),
+        average(sum(r * s for r, s in zip(reach, fidelity.rungs, strict=True))),
+        average(sum(reach)),
+    )
+    return low, replace(low, trained=1.0)
+
+
+def _screened(study: Study, sample: _Sample) -> float:
+    """Share of the configurations that begin at the lowest rung: those that train, or all."""
+    if study.fidelity.of == "items":
+        return 1.0
+    return float(np.mean([bool(graph.trained) for graph in sample.graphs]))
+
+
+def _reached(study: Study, sample: _Sample, trials: int) -> list[list[float]]:
+    fidelity = study.fidelity
+    if len(fidelity.rungs) == 1:
+        return []
+    begun = _screened(study, sample) * trials
+    last = len(fidelity.rungs) - 1
+    counts = [begun * fidelity.promote**k for k in range(last + 1)]
+    counts[last] += trials - begun
+    return [[share, round(count)] for share, count in zip(fidelity.rungs, counts, strict=True)]
 
 
 def _confirmation(study: Study, sample: _Sample, begun: int) -> _Confirmation:

@@ -37,7 +37,7 @@ def in_words(figures: Mapping[str, Any]) -> dict[str, Any]:
         if name in RANGES:
             title, unit, size = RANGES[name]
             told[title] = "not known" if value is None else _in_words(value, unit, size)
-        elif name in SENTENCES:
+        elif name in SENTENCES and value != []:
             told[SENTENCES[name][0]] = SENTENCES[name][1](figures)
         elif name not in INSIDE and value not in ([], {}):
             told[name.replace("_", " ")] = "; ".join(value) if name == "adjusted" else value
@@ -46,6 +46,11 @@ def in_words(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _trials_in_words(figures: Mapping[str, Any]) -> str:
     return counted(figures["trials"] + 1)
+
+
+def _rungs_in_words(figures: Mapping[str, Any]) -> str:
+    first, *others = [f"{count} at {100 * share:g} %" for share, count in figures["rungs"]]
+    return f"{first}, then {', '.join(others)}"
 
 
 def _trainings_in_words(figures: Mapping[str, Any]) -> str:
@@ -76,6 +81,7 @@ def _in_words(ends: Sequence[float], unit: str, size: float = 1.0) -> str:
 
 SENTENCES: Final[Mapping[str, tuple[str, Callable[[Mapping[str, Any]], str]]]] = {
     "trials": ("trials", _trials_in_words),
+    "rungs": ("rungs", _rungs_in_words),
     "trainings": ("trainings", _trainings_in_words),
     "confirmation": ("confirmation", _confirmation_in_words),
     "hours_of": ("of which", _hours_in_words),

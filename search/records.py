@@ -92,7 +92,8 @@ class Record:
 
     Args:
         rungs: one entry per fidelity reached, ascending; the last holds the figures that count.
-        stages: every stage of the trial's graph with its cost when made, cached ones marked.
+        stages: every stage of the trial's graph with its cost when made, cached ones marked; of a
+            trial that failed those that were made all the same.
         seconds: wall time of this trial's own work, all rungs; waiting for others is left out.
         started, finished: unix time.
         files: digests of raw samples and per-item predictions in the run's `samples/`, by piece.

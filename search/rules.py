@@ -14,17 +14,19 @@ from ..evaluators.catalogue import metrics
 from ..evaluators.devices.here import processor
 from ..evaluators.devices.table import DEFAULT_REGION, device_row, grid, pue
 from ..evaluators.host import HostLock
+from ..evaluators.metric import StageCost
 from ..spaces.configuration import Configuration
 from ..spaces.device import CPU
 from ..spaces.lower import Graph, Subject, lower, trainings, walk
 from ..spaces.paper import Paper, Workload
 from ..spaces.recent import Recent
 from ..spaces.space import Space
+from ..spaces.steps import Key
 from .budget import Budget, Tariff, trainings_used
 from .driver import Rules
 from .fidelity import promotions
 from .foresight import fits, known_on_paper, on_paper
-from .front import losses_of
+from .front import errors_of, losses_of
 from .jobs import Jobs
 from .limits import Limit
 from .pareto import reference_point
@@ -32,12 +34,13 @@ from .records import Record
 from .run import ObjectiveRow
 from .samplers import sampler
 from .samplers.problem import Memory, Problem
-from .stages import cache_root
+from .stages import StageStore, cache_root
 from .storage import StudyStorage
 from .study import Study
 from .study_checks import enqueued
 from .subject import Material
 from .trial import needs_speed
+from .workshop import stage_costs
 
 PATIENCE_SECONDS: Final = 60.0
 """Longest wait of a driver for a measurement: nobody but the driver ends one that hangs."""
@@ -163,9 +166,11 @@ class Knowledge:
             rungs=len(subject.rungs),
             first_rung=self.first_rung,
             promote=self.promote,
+            finish=partial(self.promote, everyone=True),
             trainings=self.lookup.trainings,
             violations=self.violations,
             reference=self.reference,
+            made=self.made,
             turn=self._turn,
         )
 
@@ -214,8 +219,11 @@ class Knowledge:
         screened = fidelity.of == "items" or self.lookup.trains(configuration)
         return 0 if screened else len(fidelity.rungs) - 1
 
-    def promote(self, records: Sequence[Record]) -> list[int]:
+    def promote(self, records: Sequence[Record], everyone: bool = False) -> list[int]:
         """Numbers of the paused trials that go on, best first.
+
+        Args:
+            records: every trial. everyone: all go on in the end, not the study's share alone.
 
         Of the limits count those that further training cannot mend: all, where rungs are of items
         alone.
@@ -229,7 +237,8 @@ class Knowledge:
         def excess(record: Record) -> float:
             return sum(max(0.0, found) for found in _violations(record, limits).values())
 
-        return promotions(records, self.losses, fidelity.rungs, fidelity.promote, excess)
+        share = 1.0 if everyone else fidelity.promote
+        return promotions(records, self.losses, fidelity.rungs, share, excess, self.errors)
 
     def violations(self, record: Record) -> Mapping[str, float]:
         """By limit, above 0 where a record breaks it; a limit without a figure counts as broken."""
@@ -238,6 +247,30 @@ class Knowledge:
     def losses(self, record: Record) -> list[float] | None:
         """Objective figures, lower is better; None where one is missing."""
         return losses_of(record, self.study.objective_rows())
+
+    def made(self, record: Record, rung: int) -> tuple[StageCost, ...]:
+        """Stages of a trial that failed at a rung, as far as the store knows them.
+
+        Asked of the store, as a worker that was killed tells nothing. What was made since the trial
+        began, and by no other trial as far as records tell, was made by it.
+        """
+        if self.judged or self.lookup.objections(record.configuration):
+            return ()
+        store, others = StageStore(cache_root()), self.storage.records.values()
+        elsewhere = {
+            stage.key for other in others if other.number != record.number for stage in other.stages
+        }
+
+        def made_here(key: Key) -> bool:
+            since = record.started
+            return key not in elsewhere and since is not None and store.made_since(key, since)
+
+        graph = lower(record.configuration, self.material.subject, rung)
+        return stage_costs(graph, store.cost, made_here)
+
+    def errors(self, record: Record) -> list[float]:
+        """Standard errors of the objective figures, 0 where there is none."""
+        return errors_of(record, self.study.objective_rows())
 
     def reference(self, first: Sequence[Record]) -> Mapping[str, float] | None:
         """The hypervolume's reference point, in the objectives' own directions."""

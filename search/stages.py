@@ -116,8 +116,13 @@ class StageStore:
 
     def cost(self, key: Key) -> StageNote | None:
         """What a stage cost when it was made, also after eviction; None: never made here."""
-        path = self.root / "costs" / f"{key}.json"
+        path = self._cost_file(key)
         return _read_note(path) if path.is_file() else None
+
+    def made_since(self, key: Key, moment: float) -> bool:
+        """Whether a stage was made, for the first time or again, at or after a unix time."""
+        path = self._cost_file(key)
+        return path.is_file() and path.stat().st_mtime >= moment
 
     def make(
         self,
@@ -157,7 +162,7 @@ class StageStore:
         """Keeps what a stage cost that is not worth storing: it is made again when needed."""
         note = StageNote(key, step, facts.seconds, facts.trains, facts.training)
         with _storage_errors(self.root):
-            _replace_json(self.root / "costs" / f"{key}.json", _note_json(note))
+            _replace_json(self._cost_file(key), _note_json(note))
         return note
 
     def entries(self) -> list[StageNote]:
@@ -206,6 +211,9 @@ class StageStore:
                 if _abandoned(path):
                     shutil.rmtree(path, ignore_errors=True)
 
+    def _cost_file(self, key: Key) -> Path:
+        return self.root / "costs" / f"{key}.json"
+
     def _hold(self, key: Key) -> None:
         if key not in self._read:
             path = self.root / "locks" / f"{key}.readers"
@@ -239,7 +247,7 @@ class StageStore:
             )
             note = StageNote(key, step, facts.seconds, facts.trains, facts.training, sizes)
             _replace_json(folder / "stage.json", _note_json(note))
-            _replace_json(self.root / "costs" / f"{key}.json", _note_json(note))
+            _replace_json(self._cost_file(key), _note_json(note))
             target = self.root / "stages" / key
             if target.exists():  # damaged: `find` refused it
                 shutil.rmtree(target)

@@ -86,15 +86,11 @@ class Workshop:
 
     def costs(self) -> tuple[StageCost, ...]:
         """What each node cost when it was made; those made by this workshop are not `cached`."""
-        rows = []
-        for node in self._graph:
-            note = self._made.get(node.key) or self._store.cost(node.key)
-            if note is None:  # never needed: a stage further on was found
-                continue
-            trains = node.trains
-            cached = node.key not in self._made
-            rows.append(StageCost(node.key, note.step, note.seconds, trains, cached, node.training))
-        return tuple(rows)
+        return stage_costs(
+            self._graph,
+            lambda key: self._made.get(key) or self._store.cost(key),
+            lambda key: key in self._made,
+        )
 
     def candidate(self, key: Key) -> Candidate:
         """The candidate that a key of this graph names; the caller may change it."""
@@ -183,6 +179,25 @@ class Workshop:
             yield lambda: time.perf_counter() - started - self._waited
         finally:
             self._step, self._waited = step, waited + time.perf_counter() - started
+
+
+def stage_costs(
+    graph: Graph, cost: Callable[[Key], StageNote | None], made_here: Callable[[Key], bool]
+) -> tuple[StageCost, ...]:
+    """What the nodes of a graph cost; those that nobody made or needed are left out.
+
+    Args:
+        graph: of one configuration at one rung. cost: what is known of a key.
+        made_here: the trial in question made it, and did not find it made.
+    """
+    known = [(node, cost(node.key)) for node in graph]
+    return tuple(
+        StageCost(
+            node.key, note.step, note.seconds, node.trains, not made_here(node.key), node.training
+        )
+        for node, note in known
+        if note is not None
+    )
 
 
 def _batch(items: Items, rows: np.ndarray) -> Batch:

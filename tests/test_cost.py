@@ -76,10 +76,13 @@ def test_a_baseline_that_is_under_way_counts_as_made():
     assert making(ledger(under_way), "adapters") > 0.0
 
 
-def test_what_failed_is_taken_to_have_made_its_pieces():
+def test_of_what_failed_only_what_its_record_names_is_made():
     fell = Record(1, made("wide", 5, 8), "failed", failure=Failure("crashed", "no"))
-    assert making(ledger(START), "wide") == pytest.approx(TRAININGS["wide"])
-    assert making(ledger(START, fell), "wide") == 0.0
+    assert making(ledger(START, fell), "wide") == pytest.approx(TRAININGS["wide"])
+    slow = replace(told(1, made("wide", 5, 8), []).stages[0], seconds=2 * TRAININGS["wide"])
+    behind = ledger(START, replace(fell, stages=(slow,)))
+    assert making(behind, "wide") == 0.0
+    assert making(behind, "adapters") > making(ledger(START), "adapters"), "its seconds count"
 
 
 def test_a_kind_that_was_never_seen_takes_what_the_others_took():

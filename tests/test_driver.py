@@ -7,6 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from paretune.errors import StepFailed
+from paretune.evaluators.metric import StageCost
 from paretune.search.budget import Budget, Tariff
 from paretune.search.confirm import Confirmer
 from paretune.search.driver import SAME_DRAWS, Done, Driver, Wait
@@ -236,6 +238,38 @@ def test_used_up_trials_let_paused_ones_go_on(toy, begin):
     states = [record.state for record in storage.records.values()]
     assert len(states) == 7
     assert states.count("final") == 4
+
+
+def test_a_used_up_space_lets_all_go_on_while_there_is_time(toy, begin):
+    def finish(records):
+        return [record.number for record in reversed(records) if record.state == "paused"]
+
+    three = [toy.lora(rank) for rank in (1, 2, 3)]
+    settings = {
+        "rungs": 2,
+        "enqueue": three,
+        "refuse": lambda c: () if c in three else ("not wanted",),
+        "finish": finish,
+    }
+    driver, storage = begin(**settings, budget=Budget(trials=20))
+    run_here(driver, toy.work_of_two_rungs)
+    assert [storage.records[n].state for n in (1, 2, 3)] == ["paused"] * 3, "no time was given"
+    driver, storage = begin(**settings, budget=Budget(trials=20, minutes=60.0))
+    run_here(driver, toy.work_of_two_rungs)
+    assert [storage.records[n].state for n in (1, 2, 3)] == ["final"] * 3
+
+
+def test_a_failed_trial_names_what_it_made(toy, begin):
+    def made(record, rung):
+        return (StageCost(f"key-{record.number}-{rung}", "train.finetune", 10.0, True, False),)
+
+    def fails(ask, prior, report):
+        raise StepFailed("diverged", "no")
+
+    driver, storage = begin(rungs=2, budget=Budget(trials=2), made=made)
+    run_here(driver, fails)
+    assert [s.key for s in storage.records[0].stages] == ["key-0-1"]
+    assert [s.key for s in storage.records[1].stages] == ["key-1-0"]
 
 
 def test_paused_trials_are_told_as_pruned_only_when_the_study_ends(toy, begin):

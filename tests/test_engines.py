@@ -23,7 +23,7 @@ from paretune.search.engines.local import run_here, run_processes
 from paretune.search.engines.replay import Replay, VirtualClock
 from paretune.search.engines.slot import Limits
 from paretune.search.events import Event, log_to, paced
-from paretune.search.records import Ask, Record, Rung
+from paretune.search.records import Ask, Failure, Record, Rung
 from paretune.search.run import read_run
 from paretune.search.storage import StudyStorage
 from paretune.spaces.configuration import Configuration
@@ -365,6 +365,25 @@ def test_a_replay_pays_at_every_rung_for_what_that_rung_made():
     again = replay.answer(Ask(2, then.configuration, 1, 0), None)
     assert again.seconds == 4.0
     assert all(s.cached for s in again.stages)
+
+
+def test_a_replay_charges_a_failed_rung_for_itself():
+    stages = (
+        StageCost("quarter", "train.finetune", 10.0, True, False),
+        StageCost("early", "eager.deploy", 1.0, False, False),
+        StageCost("whole", "train.finetune", 30.0, True, False),
+    )
+    failure = Failure("crashed", "no")
+    rungs = (Rung(0, {}, 13.0),)
+    then = Record(1, Configuration(), "failed", rungs=rungs, failure=failure, seconds=48.0)
+    for named, kept in ((stages, 30.0), (stages[:2], 0.0)):
+        replay = Replay([replace(then, stages=named)], VirtualClock())
+        first = replay.answer(Ask(1, then.configuration, 0, 0), None)
+        assert (first.seconds, [s.key for s in first.stages]) == (13.0, ["quarter", "early"])
+        fell = replay.answer(Ask(1, then.configuration, 1, 0), first)
+        assert (fell.seconds, fell.failure) == (48.0, failure)
+        again = replay.answer(Ask(2, then.configuration, 1, 0), first)
+        assert again.seconds == 48.0 - kept, "what it made is found"
 
 
 @pytest.fixture

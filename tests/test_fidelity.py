@@ -16,13 +16,15 @@ from paretune.spaces.configuration import Configuration
 RUNGS = (0.25, 0.5, 1.0)
 
 
-def record(number, *figures, state="paused", purpose="search"):
-    """A trial with one pair of losses (or None) per rung reached."""
+def record(number, *figures, state="paused", purpose="search", stderr=None):
+    """A trial with one pair of losses (or None) per rung reached; the first has an error."""
     rungs = tuple(
         Rung(
             i,
             {
-                name: missing("s", "lost") if pair is None else Measurement(pair[j], "s", "exact")
+                name: missing("s", "lost")
+                if pair is None
+                else Measurement(pair[j], "s", "measured", stderr=stderr if name == "a" else None)
                 for j, name in enumerate("ab")
             },
             1.0,
@@ -57,6 +59,27 @@ def test_of_equal_rank_the_one_that_adds_most_hypervolume_goes_first():
     first, second = promotions(records, losses, RUNGS)
     assert {first, second} == {0, 3}
     assert promotions(records[1:], losses, RUNGS, share=1 / 3) == [3]
+
+
+def errors(one):
+    return [one.measurements[name].stderr or 0.0 for name in "ab"]
+
+
+def test_what_is_behind_by_less_than_the_error_goes_on_before_what_is_surely_behind():
+    records = [
+        record(0, (0.50, 1.0), stderr=0.05),
+        record(1, (0.52, 2.0), stderr=0.05),
+        record(2, (0.90, 1.5), stderr=0.05),
+        record(3, (0.95, 1.6), stderr=0.05),
+    ]
+    assert promotions(records, losses, RUNGS) == [0, 2], "as if they were exact"
+    assert promotions(records, losses, RUNGS, errors=errors) == [0, 1]
+
+
+def test_of_equal_rank_those_go_on_that_cover_the_trade_off():
+    front = [(1.0, 1000.0), (1.1, 990.0), (1.2, 980.0), (1.3, 970.0), (10.0, 1.0), (4.0, 30.0)]
+    records = [record(i, pair) for i, pair in enumerate(front)]
+    assert set(promotions(records, losses, RUNGS)) == {0, 4, 5}
 
 
 def test_those_that_went_on_count_among_the_best():
@@ -117,6 +140,7 @@ def test_limits_on_what_training_changes_do_not_count_at_a_lower_rung():
     knowledge = SimpleNamespace(
         limits=lambda: limits,
         losses=lambda one: [one.value("model_bytes")],
+        errors=lambda one: [0.0],
         study=SimpleNamespace(fidelity=FidelitySection(rungs=(0.5, 1.0))),
     )
     records = [trial(1, 1.0, 0.95, 0.02), trial(2, 2.0, 0.6, 0.004), trial(3, 3.0, 0.95, 0.004)]

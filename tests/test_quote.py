@@ -39,9 +39,11 @@ def study(tiny_models: dict[str, Path], tmp_path: Path) -> dict[str, Any]:
     }
 
 
-def quoted(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The quote on a machine of one TFLOP/s, so that two quotes can be compared."""
-    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads, device: 1e12)
+def quoted(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch, rate: float = 1e12
+) -> dict[str, Any]:
+    """The quote on a machine of so many FLOP/s, so that two quotes can be compared."""
+    monkeypatch.setattr("paretune.search.quote.matrix_rate", lambda threads, device: rate)
     return quote(Study.from_dict(study))
 
 
@@ -63,6 +65,19 @@ def test_there_are_no_more_trainings_than_trials_or_than_the_budget_has(
     assert few["trainings"] <= 4
     fixed = quoted({**study, "budget": {"trials": 20, "trainings": 3}}, monkeypatch)
     assert fixed["trainings"] == 3
+
+
+def test_rungs_save_training_where_trials_share_none(
+    study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    screened = {**study, "fidelity": {"rungs": [0.25, 1.0], "promote": 0.5}}
+    whole, rungs = quoted(study, monkeypatch, 1e7), quoted(screened, monkeypatch, 1e7)
+    assert whole["rungs"] == []
+    assert rungs["rungs"] == [[0.25, 19], [1.0, 10]]
+    assert rungs["hours_of"]["search"][0] < whole["hours_of"]["search"][0]
+    assert rungs["hours_of"]["search"][1] >= whole["hours_of"]["search"][1], "each judged twice"
+    assert in_words(rungs)["rungs"] == "19 at 25 %, then 10 at 100 %"
+    assert "rungs" not in in_words(whole)
 
 
 def test_one_trial_is_the_baseline_and_one_training(

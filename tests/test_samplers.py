@@ -285,6 +285,17 @@ def test_records_with_rungs_and_failures_are_learnt_from():
     assert first == suggest(with_records(PROBLEM, records).ask())
 
 
+def test_lower_rungs_teach_before_any_trial_is_final():
+    def asked(sign):
+        records = [
+            measured(r.number, r.configuration, 0.5 + sign * r.value("error"), 0, "paused")
+            for r in history(12)
+        ]
+        return suggest(with_records(PROBLEM, records).ask())
+
+    assert asked(1.0) != asked(-1.0), "what is asked rests on the figures"
+
+
 def test_a_limit_on_a_measured_metric_steers_away_from_what_breaks_it():
     records = history(20)
     free = replace(PROBLEM, known={})

@@ -6,12 +6,16 @@ import csv
 import fcntl
 import json
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from paretune.search import evidence, trial
-from paretune.search.records import Ask
+from paretune.search.records import Ask, Record
+from paretune.search.rules import Knowledge
 from paretune.search.run import FORMAT, LOCAL_STORAGE
 from paretune.search.stages import StageStore
 from paretune.search.study import Study
@@ -19,6 +23,7 @@ from paretune.search.subject import load_material
 from paretune.search.trial import Laboratory, TrialWork
 from paretune.spaces.configuration import Choice, Configuration
 from paretune.spaces.runtimes import open_artifact
+from paretune.spaces.space import Space
 
 FULL = Choice.of("full", learning_rate=1e-4)
 
@@ -59,8 +64,6 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def judged(laboratory: Laboratory, ask: Ask):
-    from paretune.search.records import Record
-
     blank = Record(ask.number, ask.configuration, "running", ask.seed, ask.purpose)
     return laboratory.judge(ask, blank, silent)
 
@@ -129,6 +132,27 @@ def test_a_promoted_trial_has_paid_for_what_its_lower_rung_made(laboratory: Labo
     assert [stage.cached for stage in high.stages if stage.trains] == [False, False]
     assert {stage.key for stage in low.stages} < {stage.key for stage in high.stages}
     assert len({stage.key for stage in high.stages}) == len(high.stages)
+
+
+def test_what_a_failed_trial_made_is_found_in_the_store(laboratory: Laboratory, monkeypatch):
+    configuration = Configuration.of(finetuning=Choice.of("full", learning_rate=3e-4))
+    done = judged(laboratory, Ask(7, configuration, 0, 0))
+    fell = replace(done, state="failed", rungs=(), stages=(), started=time.time() - 3600)
+    monkeypatch.setenv("PARETUNE_CACHE", str(laboratory.store.root))
+
+    def named(*others: Record, started: float | None = fell.started):
+        records = {record.number: record for record in others}
+        space = Space.of(laboratory.study.space, laboratory.material.subject.paper)
+        known: Any = SimpleNamespace(records=records)
+        knowledge = Knowledge(laboratory.study, laboratory.material, space, known)
+        return knowledge.made(replace(fell, started=started), 0)
+
+    assert {s.key for s in named()} == {s.key for s in done.stages}
+    trained = [s for s in named() if s.trains]
+    assert trained
+    assert not any(s.cached for s in trained)
+    assert all(s.cached for s in named(replace(done, number=8))), "another trial made it"
+    assert all(s.cached for s in named(started=time.time() + 60)), "it was there before"
 
 
 def test_a_confirmation_times_for_itself_where_siblings_share_a_timing(laboratory: Laboratory):

@@ -108,23 +108,41 @@ def _needed(then: Record, rung: int) -> list[StageCost]:
     They lie in a record as they were made, and what every rung makes ends with an artifact. A rung
     that made none was of items alone and needed nothing new.
     """
+    reached = _asked(then, rung)
     groups: list[list[StageCost]] = [[]]
     for stage in then.stages:
         groups[-1].append(stage)
-        if stage.step.endswith(ARTIFACT) and len(groups) < len(then.rungs):
+        if stage.step.endswith(ARTIFACT) and len(groups) < len(reached):
             groups.append([])
-    reached = [r.rung for r in then.rungs] or [rung]
     return [s for at, group in zip(reached, groups, strict=False) if at <= rung for s in group]
 
 
+def _asked(then: Record, rung: int) -> list[int]:
+    """Rungs that a trial was asked at; the last of one that failed has no figures.
+
+    Args:
+        rung: where it failed, if it had figures of none.
+    """
+    reached = [r.rung for r in then.rungs]
+    if then.failure is None:
+        return reached
+    return [*reached, reached[-1] + 1 if reached else rung]
+
+
 def _judging(then: Record, rung: int) -> float:
-    """Seconds of one rung beside its stages: the record's, shared out as the rungs' own were."""
+    """Seconds of one rung beside its stages: the record's, shared out as the rungs' own were.
+
+    What is left of a failed trial's seconds went by at the rung where it failed.
+    """
     paid, own, before = 0.0, dict[int, float](), set[str]()
-    for reached in then.rungs:
-        new = [s for s in _needed(then, reached.rung) if s.key not in before and not s.cached]
+    seconds = {reached.rung: reached.seconds for reached in then.rungs}
+    if then.failure is not None:
+        *_, failed = _asked(then, rung)
+        seconds[failed] = max(then.seconds - sum(seconds.values()), 0.0)
+    for reached, spent in seconds.items():
+        new = [s for s in _needed(then, reached) if s.key not in before and not s.cached]
         before |= {stage.key for stage in new}
         made = sum(stage.seconds for stage in new)
-        paid, own[reached.rung] = paid + made, max(reached.seconds - made, 0.0)
-    paid = paid if own else sum(stage.seconds for stage in then.stages if not stage.cached)
+        paid, own[reached] = paid + made, max(spent - made, 0.0)
     whole, total = max(then.seconds - paid, 0.0), sum(own.values())
     return whole * (own.get(rung, 0.0) / total if total else 1.0 / max(1, len(own)))

@@ -74,7 +74,8 @@ class Ledger:
     """What was made in a study, and what it took; not to be added to once it was asked.
 
     Args:
-        made: names of pieces and timing sessions, those under way and of failed trials among them.
+        made: names of pieces and timing sessions, those under way among them; of failed trials what
+            their records name.
         taken: seconds and size of every piece that was seen, by kind and name.
         judged: one entry per trial and rung.
         spent: seconds of all trials so far.
@@ -166,10 +167,12 @@ class Ledger:
             own.update(names)
         self.made.update(stages)
         self.spent += record.seconds
-        # What fails mostly fails behind its trainings, and a record of it does not name them.
-        if record.state in ("running", "queued", "failed"):
-            begun = job(record.configuration, _next_rung(record, top))
-            if begun is not None:
+        if record.state not in ("running", "queued", "failed"):
+            return
+        begun = job(record.configuration, _next_rung(record, top))
+        if begun is not None:
+            self._learn(begun, {name: stage.seconds for name, stage in stages.items()})
+            if record.state != "failed":
                 self._mark(begun)
 
     def _learn(self, job: Job, seconds: Mapping[str, float]) -> None:

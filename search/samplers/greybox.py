@@ -187,8 +187,8 @@ class Search:
             initial = initial_size(len(self.distributions))
         asked = frozenset(o.drawn.key for o in seen)
         ledger = self._ledger(trial.number)
-        ended = sum(o.state == "seen" for o in seen)
-        if len(drawn) < initial or ended < 3:
+        told = sum(bool(o.sights) for o in seen)  # at whatever rung
+        if len(drawn) < initial or told < 3:
             return self._candidates.stratified(drawn, initial, asked, rng, ledger).drawn
         return self._improve(seen, initial, asked, signs, rng, ledger).drawn
 

@@ -162,7 +162,7 @@ def outlook(
     """The outlook from a history.
 
     Args:
-        seen: every trial, in the order of their numbers; at least one ended.
+        seen: every trial, in the order of their numbers; at least one with figures of some rung.
         reference: `(m,)` losses, frozen; None: taken from baseline and initial design.
         caps: `(m,)` losses that the user allows at most, infinite where there is no such limit.
         initial: trials of the initial design.
@@ -236,10 +236,10 @@ def _table(
         inputs = np.hstack([inputs, distance[:, None]])
         features = np.hstack([features, np.zeros((len(features), 1))])
         lengths = lengths + Lengths.each(1)
-    ended = [i for i, trial in enumerate(trials) if trial.state == "seen"]
-    count = fitting_count(len(ended))
-    fitted = set(ended[:count])
-    steady = place < ended[count] if count < len(ended) else np.ones(len(place), dtype=bool)
+    told = [i for i, trial in enumerate(trials) if trial.sights]
+    count = fitting_count(len(told))
+    fitted = set(told[:count])
+    steady = place < told[count] if count < len(told) else np.ones(len(place), dtype=bool)
     names = sorted({name for _, sight in rows for name in sight.violations})
     violations = {
         name: np.array([sight.violations.get(name, np.nan) for _, sight in rows]) for name in names
