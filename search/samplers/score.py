@@ -283,7 +283,8 @@ def _own_reference(
 
 def _scale(losses: Array, reference: float) -> Scale:
     values = losses[np.isfinite(losses)]
-    return Scale.of(values, reference) if len(values) else Scale(False, 0.0, 1.0)
+    end = reference if np.isfinite(reference) else None
+    return Scale.of(values, end) if len(values) else Scale(False, 0.0, 1.0)
 
 
 def _limit(table: _Table, values: Array, memory: Memory) -> Posterior:
