@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,15 @@ def test_a_run_goes_on_the_same_way_when_the_earlier_one_is_gone(
 ):
     warm = {**study, "warm_start": [str(earlier)]}
     searched(warm, tmp_path / "whole")
-    searched({**warm, "budget": {"trials": 5}}, tmp_path / "run")
+    calls = list[int]()
+
+    def interrupted(configuration: Configuration, seed: int) -> Mapping[str, float]:
+        calls.append(seed)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return judge(configuration, seed)
+
+    assert searched(warm, tmp_path / "run", interrupted)["final"] == 4
     shutil.rmtree(earlier)
     searched(warm, tmp_path / "run")
     assert made(tmp_path / "run") == made(tmp_path / "whole")
