@@ -17,13 +17,20 @@ from ..errors import BadRequest, UnknownName
 from ..search.samplers import TABLE, sampler
 from ..search.samplers.encoding import Knobs, knobs
 from ..search.samplers.pool import draw, uniform
+from ..search.samplers.prior import Lesson
 from ..search.samplers.problem import Problem
 from ..spaces.configuration import Configuration
 from ..spaces.paper import Paper
+from ..spaces.paper_features import FEATURES
 from .benchmark import Array, Benchmark
+from .hwgpt import HwGpt
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+
+EARLIER_TRIALS: Final = 60
+"""Trials of the earlier study that warms a search."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,43 @@ def _raw(problem: Problem) -> Problem:
     return replace(problem, features=features)
 
 
+def _taught(spoil: Callable[[Lesson, int], Lesson], benchmark: Benchmark, seed: int) -> BaseSampler:
+    """Ours, warmed by random models on another device, another draw for each seed."""
+    if not isinstance(benchmark, HwGpt):
+        raise BadRequest(
+            "nothing of this problem was measured elsewhere; to start warm take hwgpt:s:a100"
+        )
+    lesson = spoil(benchmark.elsewhere(EARLIER_TRIALS, 100 + seed), seed)
+    problem = replace(benchmark.known(), objectives=benchmark.objectives, lessons=(lesson,))
+    return sampler("greybox").make(problem, seed)
+
+
+def _turned(lesson: Lesson, _: int) -> Lesson:
+    """The worst model is called the best; costs are right."""
+    first, *_others = lesson.figures
+    values = lesson.figures[first]
+    return replace(lesson, figures={**lesson.figures, first: values.max() + values.min() - values})
+
+
+def _narrow(lesson: Lesson, _: int) -> Lesson:
+    """The widest models, those at the good end of quality, were never tried there."""
+    widths = lesson.features[:, FEATURES.index("log_width")]
+    kept = np.flatnonzero(widths < widths.max())
+    return replace(
+        lesson,
+        configurations=tuple(lesson.configurations[i] for i in kept),
+        features=lesson.features[kept],
+        figures={name: values[kept] for name, values in lesson.figures.items()},
+    )
+
+
+def _shuffled(lesson: Lesson, seed: int) -> Lesson:
+    """Every figure is some other model's."""
+    rng = np.random.default_rng(seed)
+    shuffled = {name: rng.permutation(values) for name, values in lesson.figures.items()}
+    return replace(lesson, figures=shuffled)
+
+
 def _ours(name: str, change: Callable[[Problem], Problem]) -> Callable[..., BaseSampler]:
     return lambda benchmark, seed: sampler(name).make(change(benchmark.known()), seed)
 
@@ -93,6 +137,10 @@ CONTENDERS: Final[dict[str, Contender]] = {
     "greybox-raw": Contender(_ours("greybox", _raw), sees_limits=True),
     "greybox-uniform": Contender(_ours("greybox", _uniform), sees_limits=True),
     "greybox-blind": Contender(_ours("greybox", _blind)),
+    "greybox-warm": Contender(partial(_taught, lambda lesson, _: lesson), sees_limits=True),
+    "greybox-narrow": Contender(partial(_taught, _narrow), sees_limits=True),
+    "greybox-turned": Contender(partial(_taught, _turned), sees_limits=True),
+    "greybox-shuffled": Contender(partial(_taught, _shuffled), sees_limits=True),
     **{name: Contender(_ours(name, _as_it_is)) for name in TABLE if name != "greybox"},
     **{
         f"optuna-{name}": Contender(partial(_optuna, name), "optuna")

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, UnknownName
+from ..search.samplers.prior import Lesson
 from ..search.samplers.problem import Problem
 from ..spaces.configuration import Choice, Configuration
 from ..spaces.paper import Paper
+from ..spaces.paper_features import paper_features
 from ..spaces.profile import Attention, FeedForward, Head, Layer, Profile
-from .benchmark import Array, Searchable
+from .benchmark import Array, Searchable, random_draws
 
 Levels = NDArray[np.int64]
 """Models as `(n, 3 + 2 layers)`: width, depth, bias, then ratios and heads layer by layer, each the
@@ -42,6 +44,10 @@ CONTEXT: Final = 1024
 FLOPS_CAP, CACHE_CAP = 0.95, 0.88
 """Limits, in units of the model in the middle of the space: FLOPs, and bytes of the cache of keys
 and values. At scale s .113 of 100,000 random models keep both: two of the three widths."""
+
+
+EARLIER: Final = ("rtx2080", "P100")
+"""Devices that an earlier study ran on: the first, or the second where a study is on the first."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,16 @@ class HwGpt(Searchable):
             return {}
         excess = self._excess(self._levels(_settings(configuration)))[0]
         return dict(zip(("flops", "kv_cache_bytes"), excess.tolist(), strict=True))
+
+    def elsewhere(self, trials: int, seed: int) -> Lesson:
+        """What so many random models of the same scale teach that were run on another device."""
+        other = replace(self, device=next(name for name in EARLIER if name != self.device))
+        made = [drawn.configuration for drawn in random_draws(self, trials, seed)]
+        configurations = tuple(one for one in made if one is not None)
+        losses = np.array([other.losses(one) for one in configurations])
+        features = [paper_features(one, self.paper(one)) for one in configurations]
+        figures = dict(zip(self.objectives, losses.T, strict=True))
+        return Lesson(other.device, configurations, np.array(features), figures)
 
     def known(self) -> Problem:
         """Papers, and whether one keeps the limits."""

@@ -36,6 +36,7 @@ from .rules import Lookup, tariff
 from .stages import StageStore, cache_root
 from .study import Study
 from .subject import Material, load_material
+from .warm_start import earlier_runs
 
 SAMPLE: Final = 200
 REACHED: Final = (0.15, 0.6)
@@ -101,6 +102,7 @@ def quote(study: Study) -> dict[str, Any]:
     material = load_material(study, store.root / "data")
     space = Space.of(study.space, material.subject.paper)
     refuse_hopeless(study, material, space, judged=False)
+    earlier_runs(study, material, store.root / "data", None, judged=False)
     sample = _sampled(study, material, space)
     begun = study.budget.trials or 100
     trainings = _trainings(study, sample, begun)

@@ -33,6 +33,7 @@ from .pareto import reference_point
 from .records import Record
 from .run import ObjectiveRow
 from .samplers import sampler
+from .samplers.prior import Lesson
 from .samplers.problem import Memory, Problem
 from .stages import StageStore, cache_root
 from .storage import StudyStorage
@@ -113,6 +114,7 @@ class Knowledge:
         study, material: as loaded. space: what may be tried.
         storage: the run's records, read only.
         judged: a function of the user's gives the figures, so that paper tells none of them.
+        lessons: earlier runs, as far as they teach.
     """
 
     study: Study
@@ -120,6 +122,7 @@ class Knowledge:
     space: Space
     storage: StudyStorage
     judged: bool = False
+    lessons: tuple[Lesson, ...] = ()
 
     @cached_property
     def lookup(self) -> Lookup:
@@ -198,6 +201,7 @@ class Knowledge:
             rungs=self.study.fidelity.rungs,
             reference=self._reference_values,
             memory=self.memory,
+            lessons=self.lessons,
         )
 
     def limits(self) -> list[Limit]:

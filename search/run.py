@@ -4,6 +4,7 @@ RUN/study.yaml        the study as resolved
 RUN/study.db          the Optuna study (another storage: its URL stands in run.json)
 RUN/run.json          the study's name in the storage, the storage's URL, format version, run's id
 RUN/snapshot.json     derived from the storage, so that reading needs no Optuna; safe to delete
+RUN/prior.json        what the runs of `warm_start` taught, where there were any
 RUN/environment.json  versions, hardware, meters found
 RUN/samples/          raw samples and per-item predictions, by digest
 RUN/log.jsonl         what happened, one event a line

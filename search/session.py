@@ -37,6 +37,7 @@ from .storage import StudyStorage, guarded, move
 from .study import Study, load_study
 from .subject import Material, items_digest, load_material
 from .trial import TrialWork
+from .warm_start import earlier_runs, in_words, keep, measured_objectives
 
 Evaluate = Callable[[Configuration, int], Mapping[str, float]]
 """A user's own function: configuration and seed to figures by metric name."""
@@ -62,13 +63,16 @@ def start(
         WorkFailed: no trial succeeded.
         StorageFailed: the run cannot be written.
     """
-    study, words = adjusted(study, judged=evaluate is not None)
+    judged = evaluate is not None
+    study, words = adjusted(study, judged=judged)
     store = StageStore(cache_root())
     store.sweep()
     material = load_material(study, store.root / "data")
     words += [_data_in_words(material), *material.task.notes]
     space = Space.of(study.space, material.subject.paper)
-    refuse_hopeless(study, material, space, judged=evaluate is not None)
+    refuse_hopeless(study, material, space, judged=judged)
+    lessons = earlier_runs(study, material, store.root / "data", folder, judged=judged)
+    words += in_words(lessons, measured_objectives(study, judged=judged))
     if study.engine.kind == "ray" and evaluate is None:
         from .engines.ray import require_ray
 
@@ -78,8 +82,9 @@ def start(
         _refuse_other_judge(storage, evaluate)
         _refuse_other_material(storage, study, material)
         words += _changed_libraries(storage, material)
+        keep(storage, lessons)
         _describe(storage, study)
-        knowledge = Knowledge(study, material, space, storage, judged=evaluate is not None)
+        knowledge = Knowledge(study, material, space, storage, judged, lessons)
         return _search(knowledge, quiet=quiet, evaluate=evaluate, words=words)
 
 

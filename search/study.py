@@ -59,6 +59,9 @@ class Study(Section):
     """Which configuration is tried next."""
     enqueue: tuple[dict[str, Any], ...] = ()
     """Known configurations to try first: slot to `{method: NAME, knob: value}`."""
+    warm_start: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Folders of earlier runs, of any model, device or task, whose figures guide the first trials;
+    left out: nothing is taken from other runs."""
     deploy: tuple[str, ...] = ()
     """Export formats that must be able to hold every result."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -183,6 +186,9 @@ def _anchored(data: dict[str, Any], folder: Path) -> dict[str, Any]:
                 k: _absolute(v, folder) if isinstance(v, str) else v for k, v in files.items()
             }
         data["task"] = task
+    if isinstance(data.get("warm_start"), list):
+        runs = data["warm_start"]
+        data["warm_start"] = [_absolute(r, folder) if isinstance(r, str) else r for r in runs]
     return data
 
 

@@ -190,9 +190,16 @@ def _name_problems(study: Study) -> Iterator[Problem]:
     from .samplers import sampler
 
     try:
-        sampler(study.sampler)
+        reads = sampler(study.sampler).reads_records
     except UnknownName as error:
         yield Problem(("sampler",), str(error))
+        reads = True
+    for i, run in enumerate(study.warm_start or ()):
+        if run in (study.warm_start or ())[:i]:
+            yield Problem(("warm_start", i), f"{run} is there twice; drop one")
+    if study.warm_start and not reads:
+        message = f"means nothing to {study.sampler}, which learns from its own study alone; "
+        yield Problem(("warm_start",), message + "take greybox, or leave it out")
     yield from _device_problems(study, ["here", "cuda", *devices()])
     for key, value, known in (
         ("device", study.settings.device, list(devices())),

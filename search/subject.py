@@ -50,10 +50,20 @@ def load_material(study: Study, cache: Path) -> Material:
         StudyError: this machine has not the workload's device.
         ModelError, DataError: one that cannot be used, before any work.
     """
-    workload = study.workload.spec()
-    problem = device_problem(workload.device)
+    device = study.workload.device
+    problem = device_problem(device)
     if problem is not None:
-        raise StudyError(f"workload.device is {workload.device!r}, but {problem}")
+        raise StudyError(f"workload.device is {device!r}, but {problem}")
+    return material_on_paper(study, cache)
+
+
+def material_on_paper(study: Study, cache: Path) -> Material:
+    """The same where the workload's device need not be: nothing will run.
+
+    Raises:
+        ModelError, DataError: as for `load_material`.
+    """
+    workload = study.workload.spec()
     source = inspect_model(
         study.model, allow_pickle=study.allow_pickle, trust_remote_code=study.trust_remote_code
     )

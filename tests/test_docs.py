@@ -38,6 +38,7 @@ WRITTEN_BY_A_RUN = {
     "config.json",
     "log.jsonl",
     "paretune.json",
+    "prior.json",
     "report.html",
     "snapshot.json",
     "stage.json",

@@ -71,6 +71,26 @@ def test_ours_with_a_part_taken_out_differs_in_that_part_alone(bench_data):
         assert all(getattr(told, s) == getattr(found["greybox"], s) for s in same), name
 
 
+def test_an_earlier_study_ran_on_another_device_and_may_mislead(bench_data):
+    problem = problem_named("hwgpt:s:a100", bench_data)
+    names = ("warm", "narrow", "turned", "shuffled")
+    told = {n: contender(f"greybox-{n}").make(problem, 0)._problem.lessons[0] for n in names}
+    right, narrow, turned, shuffled = told.values()
+    assert {one.name for one in told.values()} == {"rtx2080"}
+    assert len(right.configurations) == 60
+    assert 30 < len(narrow.configurations) < 50
+    assert np.corrcoef(right.figures["perplexity"], turned.figures["perplexity"])[0, 1] < -0.999
+    assert np.array_equal(right.figures["latency_ms"], turned.figures["latency_ms"])
+    here = np.array([problem.losses(one) for one in right.configurations])
+    assert np.array_equal(right.figures["perplexity"], here[:, 0])
+    assert not np.array_equal(right.figures["latency_ms"], here[:, 1])
+    for name, values in right.figures.items():
+        assert sorted(shuffled.figures[name]) == sorted(values)
+        assert abs(np.corrcoef(values, shuffled.figures[name])[0, 1]) < 0.5
+    with pytest.raises(BadRequest, match="measured elsewhere"):
+        contender("greybox-warm").make(problem_named("mixed", None), 0)
+
+
 def test_an_ablation_of_what_is_not_there_is_refused(bench_data):
     with pytest.raises(BadRequest, match="no papers here"):
         contender("greybox-raw").make(problem_named("mixed", None), 0)

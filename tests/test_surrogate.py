@@ -145,8 +145,8 @@ def test_a_trial_under_way_is_taken_to_come_out_as_believed():
     rng = np.random.default_rng(0)
     inputs, targets = rng.standard_normal((10, 2)), rng.standard_normal(10)
     waiting, all_rows = np.array([[3.0, 3.0]]), np.ones(10, dtype=bool)
-    before = learn(Memory(), inputs, targets, all_rows, np.zeros((0, 2)), Lengths.each(2))
-    after = learn(Memory(), inputs, targets, all_rows, waiting, Lengths.each(2))
+    before = learn(Memory(), inputs, targets, all_rows, Lengths.each(2))
+    after = before.given(waiting)
     assert after.predict(waiting)[0] == pytest.approx(before.predict(waiting)[0], abs=1e-2)
     assert after.predict(waiting)[1][0] < before.predict(waiting)[1][0]
 

@@ -1,8 +1,7 @@
 """What the surrogates believe about every objective and every measured limit.
 
 Each unknown figure has a Gaussian process of its own on a standardised scale (logarithmic where all
-figures are positive and none is next to nothing). Trials under way are taken to come out as
-believed (kriging believer, Ginsbourger et al. 2010), so that parallel asks spread.
+figures are positive and none is next to nothing).
 """
 
 from __future__ import annotations
@@ -69,18 +68,26 @@ class Scale:
         moved = np.log(np.maximum(values, 1e-300)) if self.log else values
         return np.asarray((moved - self.centre) / self.spread)
 
+    def back(self, scaled: Array) -> Array:
+        """Figures from where they lie on the scale."""
+        moved = self.centre + self.spread * scaled
+        return np.asarray(np.exp(moved) if self.log else moved)
+
     def drawn_in(self, values: Array) -> Array:
         """Figures on the scale, none beyond the cap."""
         return np.minimum(self(values), self.cap)
 
 
-def fitted_kernel(memory: Memory, inputs: Array, targets: Array, lengths: Lengths) -> Kernel:
+def fitted_kernel(
+    memory: Memory, inputs: Array, targets: Array, lengths: Lengths, slopes: Array | None = None
+) -> Kernel:
     """The hyper-parameters for these rows, and a function of them alone."""
     step = -(-len(inputs) // MOST_FITTED)
     rows, figures = np.ascontiguousarray(inputs[::step]), np.ascontiguousarray(targets[::step])
-    parts = (rows, figures, lengths.of, lengths.bent)
+    parts = [rows, figures, lengths.of, lengths.bent]
+    parts += [] if slopes is None else [slopes]
     name = hashlib.sha256(b"".join(part.tobytes() for part in parts)).digest()
-    return memory.recall(("kernel", name), lambda: fit(rows, figures, lengths))
+    return memory.recall(("kernel", name), lambda: fit(rows, figures, lengths, slopes=slopes))
 
 
 def fitting_count(finished: int) -> int:
@@ -93,8 +100,8 @@ def learn(
     inputs: Array,
     targets: Array,
     fitted: NDArray[np.bool_],
-    waiting: Array,
     lengths: Lengths,
+    slopes: Array | None = None,
 ) -> Posterior:
     """What is believed about one figure.
 
@@ -102,13 +109,8 @@ def learn(
         inputs: `(n, d)` standardised features, in the order of trial numbers.
         targets: `(n,)` figures on their scale.
         fitted: `(n,)` whether hyper-parameters are fitted to the row.
-        waiting: `(w, d)` trials under way.
         lengths: of the features.
+        slopes: `(s,)` prior variances of the slopes along s further inputs; None: none.
     """
-    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted], lengths)
-    inputs, targets = inputs[-MOST_ROWS:], targets[-MOST_ROWS:]
-    believed = condition(kernel, inputs, targets)
-    if len(waiting) == 0:
-        return believed
-    means, _ = believed.predict(waiting)
-    return condition(kernel, np.vstack([inputs, waiting]), np.concatenate([targets, means]))
+    kernel = fitted_kernel(memory, inputs[fitted], targets[fitted], lengths, slopes)
+    return condition(kernel, inputs[-MOST_ROWS:], targets[-MOST_ROWS:])

@@ -151,7 +151,7 @@ class Candidates:
         of a few candidates that lies farthest from what was asked before. With a ledger, only what
         is within its means takes part.
         """
-        pool = self._open(self._random(SAMPLE * 2, 0), asked)
+        pool = self._open(self.sample(), asked)
         if len(pool) < initial:
             seen = [trial.drawn.params for trial in asked_before]
             pool = self.pool(SAMPLE, 0, [], seen, asked, rng)
@@ -199,6 +199,10 @@ class Candidates:
         else:
             wanted = ~new
         return [candidate for candidate, is_wanted in zip(found, wanted, strict=True) if is_wanted]
+
+    def sample(self) -> list[Candidate]:
+        """A fixed sample of the space: what the initial design is taken from."""
+        return self._random(SAMPLE * 2, 0)
 
     def pool(
         self,

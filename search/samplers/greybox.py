@@ -31,8 +31,9 @@ from .candidates import Candidate, Candidates, NothingLeft
 from .cost import Job, Ledger
 from .observations import Observation, TrialReader, caps_of, read_records, signs_of
 from .pool import Draw, draw, from_unit, mutated
+from .prior import priors
 from .problem import Problem
-from .score import outlook
+from .score import Outlook, outlook
 from .seen import seen_space
 
 Array = NDArray[np.float64]
@@ -188,9 +189,13 @@ class Search:
         asked = frozenset(o.drawn.key for o in seen)
         ledger = self._ledger(trial.number)
         told = sum(bool(o.sights) for o in seen)  # at whatever rung
-        if len(drawn) < initial or told < 3:
-            return self._candidates.stratified(drawn, initial, asked, rng, ledger).drawn
-        return self._improve(seen, initial, asked, signs, rng, ledger).drawn
+        designed = len(drawn) >= initial
+        if told >= 3 and (designed or self.problem.lessons):
+            expected = self._expected(seen, initial, signs)
+            # Figures that bear out what earlier studies taught cut the design short.
+            if designed or expected.borne_out:
+                return self._improve(seen, expected, asked, rng, ledger).drawn
+        return self._candidates.stratified(drawn, initial, asked, rng, ledger).drawn
 
     def _observe(self, study: Study, but: int, signs: Array) -> list[Observation]:
         problem = self.problem
@@ -202,18 +207,20 @@ class Search:
         records = [record for record in problem.history() if record.number != but]
         return read_records(records, trials, problem.objectives, measured, signs)
 
+    def _expected(self, seen: list[Observation], initial: int, signs: Array) -> Outlook:
+        reference, caps = self._reference(signs)
+        guesses = priors(self.problem, self._candidates, signs)
+        return outlook(seen, self._candidates, reference, caps, signs, initial, guesses)
+
     def _improve(
         self,
         seen: list[Observation],
-        initial: int,
+        expected: Outlook,
         asked: frozenset[Hashable],
-        signs: Array,
         rng: np.random.Generator,
         ledger: Ledger | None,
     ) -> Candidate:
-        reference, caps = self._reference(signs)
-        expected = outlook(seen, self._candidates, reference, caps, signs, initial)
-        weights = rng.dirichlet(np.ones(len(signs)))
+        weights = rng.dirichlet(np.ones(len(expected.signs)))
         parents = expected.rivals.parents()
         made = [trial.drawn.params for trial in seen if not trial.baseline]
         pool = self._candidates.pool(self._pool, len(seen), parents, made, asked, rng)

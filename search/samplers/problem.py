@@ -15,6 +15,8 @@ from .cost import JobOf
 if TYPE_CHECKING:
     import numpy as np
 
+    from .prior import Lesson
+
 T = TypeVar("T")
 
 _UNKNOWN: Final[Any] = object()
@@ -63,10 +65,11 @@ class Problem:
             for one trial, 0 where trials are not bounded.
         rungs: shares of full fidelity, ascending, the last 1.
         memory: what was looked up before. Handed from sampler to sampler of one study it saves
-            seconds and changes no answer; `suggest`, `paper`, `known`, `features`, `job` and
-            `structured` must be the same. None: each sampler remembers for itself.
+            seconds and changes no answer; `suggest`, `paper`, `known`, `features`, `job`,
+            `lessons` and `structured` must be the same. None: each sampler remembers for itself.
         reference: the frozen reference point in the objectives' own directions, None while it is
             not frozen; without it the sampler takes it from its initial design.
+        lessons: earlier studies as far as they teach; they need `paper` and no `features`.
         structured: most of what is drawn anew lets parameters that repeat over layers share one
             mixture; False: each by itself, as the benchmarks do to see what that is worth.
     """
@@ -85,6 +88,7 @@ class Problem:
     rungs: tuple[float, ...] = (1.0,)
     reference: Callable[[], Sequence[float] | None] | None = None
     memory: Memory | None = None
+    lessons: tuple[Lesson, ...] = ()
     structured: bool = True
 
     @property

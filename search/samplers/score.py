@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ from .acquisition import (
 from .belief import Scale, fitting_count, learn
 from .candidates import Candidate, Candidates
 from .observations import Observation
+from .prior import Guided, Prior, guided
 from .problem import Memory
 from .surrogate import Lengths, Posterior
 
@@ -68,18 +69,26 @@ class Outlook:
         rivals: what a candidate has to beat.
         tried: features of all trials. failures: `(t,)` how sure each is to fail again.
         rungs: there is more than one, and features end with the distance to the last.
+        guessed: objectives that earlier studies told of.
     """
 
     candidates: Candidates
     scales: Sequence[Scale]
     reference: Array
     signs: Array
-    models: Mapping[int, Posterior]
+    models: Mapping[int, Posterior | Guided]
     limits: Sequence[Posterior]
     rivals: Rivals
     tried: Array
     failures: Array
     rungs: bool
+    guessed: frozenset[int] = frozenset()
+
+    @property
+    def borne_out(self) -> bool:
+        """The figures agree with everything that earlier studies make one expect."""
+        judged = [isinstance(self.models.get(j), Guided) for j in self.guessed]
+        return bool(judged) and all(judged)
 
     def score(self, pool: Sequence[Candidate], weights: Array) -> Array:
         """How much each candidate is worth asking: `(k,)`, larger is better.
@@ -158,6 +167,7 @@ def outlook(
     caps: Array,
     signs: Array,
     initial: int,
+    priors: Mapping[int, Prior],
 ) -> Outlook:
     """The outlook from a history.
 
@@ -166,37 +176,61 @@ def outlook(
         reference: `(m,)` losses, frozen; None: taken from baseline and initial design.
         caps: `(m,)` losses that the user allows at most, infinite where there is no such limit.
         initial: trials of the initial design.
+        priors: what earlier studies make one expect, by objective.
     """
     trials = [trial for trial in seen if trial.state != "failed"]
     looked, memory = candidates.looked(trials), candidates.memory
     table = _table(trials, looked, candidates, signs)
     if reference is None:
-        reference = _own_reference(trials, table, caps, initial)
+        foreseen = _foreseen(seen, candidates, signs, initial, priors) if priors else None
+        reference = _own_reference(trials, table, caps, initial, foreseen)
     reference = np.minimum(reference, caps)
     scales = [_scale(table, table.losses[:, j], reference[j]) for j in range(len(signs))]
     waiting = [i for i, trial in enumerate(trials) if trial.state == "waiting"]
     here = table.at_last[waiting]
-    models = {}
+    models: dict[int, Posterior | Guided] = {}
     for j, scale in enumerate(scales):
         rows = np.isfinite(table.losses[:, j])
         if not (looked and j in looked[0].known) and rows.any():
             targets = scale.drawn_in(table.losses[rows, j])
-            models[j] = _learnt(memory, table, rows, targets, here)
+            models[j] = _learnt(memory, table, rows, targets, priors.get(j), scale.cap).given(here)
     base = Outlook(
         candidates=candidates,
         scales=scales,
         reference=np.array([s(np.array([r]))[0] for s, r in zip(scales, reference, strict=True)]),
         signs=signs,
         models=models,
-        limits=[_limit(table, values, memory, here) for values in table.violations.values()],
+        limits=[_limit(table, values, memory).given(here) for values in table.violations.values()],
         rivals=Rivals(trials, np.zeros((0, len(signs))), np.zeros(0, dtype=bool)),
         tried=candidates.scaled(candidates.looked(seen)),
         failures=np.array([trial.failure for trial in seen]),
         rungs=table.inputs.shape[1] > len(candidates.basis.scaling.keep),
+        guessed=frozenset(priors),
     )
     believed = base.believe(looked, candidates.scaled(looked))
     feasible = np.array([_feasible(trial) for trial in trials], dtype=bool)
-    return Outlook(**{**vars(base), "rivals": Rivals(trials, believed, feasible)})
+    return replace(base, rivals=Rivals(trials, believed, feasible))
+
+
+def _foreseen(
+    seen: Sequence[Observation],
+    candidates: Candidates,
+    signs: Array,
+    initial: int,
+    priors: Mapping[int, Prior],
+) -> Array | None:
+    """Losses that a sample of the space is expected to have, None where no guess is believed.
+
+    A design that guesses cut short has seen too little of the front to say where it ends.
+    """
+    nowhere = np.full(len(signs), np.inf)
+    expected = outlook(seen, candidates, nowhere, nowhere, signs, initial, priors)
+    if not expected.borne_out:
+        return None
+    sample = candidates.sample()
+    means, _ = expected.expect(sample, candidates.scaled(sample))
+    columns = [scale.back(means[:, j]) for j, scale in enumerate(expected.scales)]
+    return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -258,9 +292,16 @@ def _exact(losses: Array, candidate: Candidate, signs: Array) -> Array:
 
 
 def _own_reference(
-    trials: Sequence[Observation], table: _Table, caps: Array, initial: int
+    trials: Sequence[Observation],
+    table: _Table,
+    caps: Array,
+    initial: int,
+    foreseen: Array | None,
 ) -> Array:
-    """From baseline and initial design; from all rungs while none of these is complete."""
+    """From baseline and initial design; from all rungs while none of these is complete.
+
+    Losses that are foreseen count as well.
+    """
     ended = [i for i, t in enumerate(trials) if t.state == "seen" and not t.baseline]
     first = [i for i, t in enumerate(trials) if t.baseline] + ended[:initial]
     complete = np.isfinite(table.losses).all(axis=1)
@@ -268,6 +309,8 @@ def _own_reference(
     rows = rows if len(rows) else table.losses[complete]
     if len(rows) == 0:
         rows = np.nan_to_num(table.losses, nan=0.0)
+    if foreseen is not None:
+        rows = np.vstack([rows, foreseen])
     return reference_point(None, rows, np.where(np.isfinite(caps), caps, np.nan))
 
 
@@ -280,21 +323,31 @@ def _steady(table: _Table, figures: Array) -> Array:
 
 def _scale(table: _Table, losses: Array, reference: float) -> Scale:
     values = _steady(table, losses)
-    return Scale.of(values, reference) if len(values) else Scale(False, 0.0, 1.0)
+    end = reference if np.isfinite(reference) else None
+    return Scale.of(values, end) if len(values) else Scale(False, 0.0, 1.0)
 
 
-def _limit(table: _Table, values: Array, memory: Memory, waiting: Array) -> Posterior:
+def _limit(table: _Table, values: Array, memory: Memory) -> Posterior:
     """A model of a violation on the scale of its spread; far from the limit it matters little."""
     rows = np.isfinite(values)
     targets = values[rows] / (float(np.std(_steady(table, values))) or 1.0)
     targets = np.clip(targets, -3.0, 3.0)
-    return _learnt(memory, table, rows, targets, waiting)
+    return learn(memory, table.inputs[rows], targets, table.fitted[rows], table.lengths)
 
 
 def _learnt(
-    memory: Memory, table: _Table, rows: NDArray[np.bool_], targets: Array, waiting: Array
-) -> Posterior:
-    return learn(memory, table.inputs[rows], targets, table.fitted[rows], waiting, table.lengths)
+    memory: Memory,
+    table: _Table,
+    rows: NDArray[np.bool_],
+    targets: Array,
+    prior: Prior | None,
+    cap: float,
+) -> Posterior | Guided:
+    inputs, fitted = table.inputs[rows], table.fitted[rows]
+    cold = learn(memory, inputs, targets, fitted, table.lengths)
+    if prior is None:
+        return cold
+    return guided(prior, cold, inputs, targets, fitted, table.lengths, memory, cap)
 
 
 def _feasible(trial: Observation) -> bool:

@@ -9,7 +9,7 @@ with the number of features as in arXiv 2402.02229.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,25 +73,35 @@ class Kernel:
     Args:
         lengths: `(d,)`, in units of the standardised features.
         signal: variance of the function. noise: variance of one figure.
+        slopes: `(s,)` prior variances of the slopes along s further columns, which have no length;
+            none: there are no such columns.
     """
 
     lengths: Array
     signal: float
     noise: float
+    slopes: Array = field(default_factory=lambda: np.zeros(0))
 
     def between(self, a: Array, b: Array) -> Array:
-        """Prior covariance of `(n, d)` and `(k, d)`: `(n, k)`, without noise (eq. 4.17)."""
-        r = np.sqrt(_squared(a / self.lengths, b / self.lengths))
+        """Prior covariance of `(n, d + s)` and `(k, d + s)`: `(n, k)`, without noise (eq. 4.17)."""
+        d = len(self.lengths)
+        r = np.sqrt(_squared(a[:, :d] / self.lengths, b[:, :d] / self.lengths))
         value = 1.0 + _ROOT5 * r + (5.0 / 3.0) * r**2
-        return np.asarray(self.signal * value * np.exp(-_ROOT5 * r))
+        value = self.signal * value * np.exp(-_ROOT5 * r)
+        return np.asarray(value + _linear(a, b, self.slopes) if len(self.slopes) else value)
+
+    def variance(self, at: Array) -> Array:
+        """Prior variance at `(k, d + s)`: `(k,)`."""
+        return np.asarray(self.signal + at[:, len(self.lengths) :] ** 2 @ self.slopes)
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is believed after seeing `(n, d)` inputs with their figures."""
+    """What is believed after seeing `(n, d)` inputs with their `(n,)` figures."""
 
     kernel: Kernel
     inputs: Array
+    targets: Array
     factor: tuple[Array, bool]
     weights: Array
 
@@ -104,8 +114,25 @@ class Posterior:
         cross = self.kernel.between(self.inputs, at)
         mean = cross.T @ self.weights
         half = solve_triangular(self.factor[0], cross, lower=True, check_finite=False)
-        variance = self.kernel.signal - np.einsum("nk,nk->k", half, half)
+        variance = self.kernel.variance(at) - np.einsum("nk,nk->k", half, half)
         return mean, np.sqrt(np.maximum(variance, 1e-12 * self.kernel.signal))
+
+    @property
+    def evidence(self) -> float:
+        """Log probability density of the figures, but for a constant of their number (eq. 2.30)."""
+        lost = 0.5 * self.targets @ self.weights + np.log(np.diag(self.factor[0])).sum()
+        return -float(lost)
+
+    def given(self, waiting: Array) -> Posterior:
+        """The same once `(w, d)` more inputs have come out as believed.
+
+        Parallel asks spread then (kriging believer, Ginsbourger et al. 2010).
+        """
+        if len(waiting) == 0:
+            return self
+        means, _ = self.predict(waiting)
+        inputs, targets = np.vstack([self.inputs, waiting]), np.concatenate([self.targets, means])
+        return condition(self.kernel, inputs, targets)
 
 
 def condition(kernel: Kernel, inputs: Array, targets: Array) -> Posterior:
@@ -118,40 +145,51 @@ def condition(kernel: Kernel, inputs: Array, targets: Array) -> Posterior:
     covariance = kernel.between(inputs, inputs)
     covariance[np.diag_indices_from(covariance)] += kernel.noise + 1e-8 * kernel.signal
     factor = cho_factor(covariance, lower=True, check_finite=False)
-    return Posterior(kernel, inputs, factor, cho_solve(factor, targets, check_finite=False))
+    weights = cho_solve(factor, targets, check_finite=False)
+    return Posterior(kernel, inputs, targets, factor, weights)
 
 
-def fit(inputs: Array, targets: Array, lengths: Lengths, iterations: int = 60) -> Kernel:
+def fit(
+    inputs: Array,
+    targets: Array,
+    lengths: Lengths,
+    iterations: int = 60,
+    slopes: Array | None = None,
+) -> Kernel:
     """The most probable hyper-parameters; a function of its arguments alone.
 
     Args:
-        inputs: `(n, d)` standardised features, n >= 1.
+        inputs: `(n, d)` standardised features, n >= 1; with slopes `(n, d + s)`.
         targets: `(n,)` standardised figures.
         lengths: of the features.
         iterations: most steps of L-BFGS, from the mode of the prior.
+        slopes: `(s,)` prior variances of the slopes along the last s columns; None: none.
     """
+    slopes = np.zeros(0) if slopes is None else slopes
+    width, linear = inputs.shape[1] - len(slopes), _linear(inputs, inputs, slopes)
     start, _ = _priors(lengths)
     bounds = [_LOG_LENGTH] * (len(start) - 2) + [_LOG_SIGNAL, _LOG_NOISE]
     found = minimize(
         negative_log_posterior,
         np.clip(start, [low for low, _ in bounds], [high for _, high in bounds]),
-        args=(inputs, targets, lengths),
+        args=(inputs[:, :width], targets, lengths, linear),
         jac=True,
         method="L-BFGS-B",
         bounds=bounds,
         options={"maxiter": iterations},
     )
-    return _kernel(found.x, lengths)
+    return replace(_kernel(found.x, lengths), slopes=slopes)
 
 
 def negative_log_posterior(
-    theta: Array, inputs: Array, targets: Array, lengths: Lengths
+    theta: Array, inputs: Array, targets: Array, lengths: Lengths, linear: Array | None = None
 ) -> tuple[float, Array]:
     """Minus the log posterior of log hyper-parameters, and its gradient (eq. 5.9).
 
     Args:
         theta: `(g + 2,)`: log lengths, log signal, log noise.
         lengths: of the features, g of them.
+        linear: `(n, n)` covariance that hyper-parameters do not touch, None: there is none.
     """
     kernel, n = _kernel(theta, lengths), len(inputs)
     scaled = inputs / kernel.lengths
@@ -159,6 +197,7 @@ def negative_log_posterior(
     decay = kernel.signal * np.exp(-_ROOT5 * r)
     covariance = decay * (1.0 + _ROOT5 * r + (5.0 / 3.0) * r**2)
     noisy = covariance + (kernel.noise + 1e-8 * kernel.signal) * np.eye(n)
+    noisy = noisy if linear is None else noisy + linear
     factor = cho_factor(noisy, lower=True, check_finite=False)
     weights = cho_solve(factor, targets, check_finite=False)
     value = 0.5 * targets @ weights + np.log(np.diag(factor[0])).sum()
@@ -183,6 +222,12 @@ def _kernel(theta: Array, lengths: Lengths) -> Kernel:
     return Kernel(
         np.exp(theta[:-2])[lengths.of], float(np.exp(theta[-2])), float(np.exp(theta[-1]))
     )
+
+
+def _linear(a: Array, b: Array, slopes: Array) -> Array:
+    """Covariance of sloped planes along the last columns of `(n, ...)` and `(k, ...)`: `(n, k)`."""
+    width = a.shape[1] - len(slopes)
+    return np.asarray((a[:, width:] * slopes) @ b[:, width:].T)
 
 
 def _priors(lengths: Lengths) -> tuple[Array, Array]:
