@@ -388,7 +388,7 @@ def test_beyond_fifty_trials_hyper_parameters_are_fitted_for_every_fifth(monkeyp
 
     fits = []
     whole = belief.fit
-    monkeypatch.setattr(belief, "fit", lambda *given: fits.append(1) or whole(*given))
+    monkeypatch.setattr(belief, "fit", lambda *a, **k: fits.append(1) or whole(*a, **k))
     study, _ = run(TABLE["random"].make, 51)
     study.sampler = SMALL(Problem(suggest), 3)
     for made in (2, 2, 2, 2, 4):  # after 51 to 54 trials, and after 55; two objectives

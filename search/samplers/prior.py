@@ -106,7 +106,7 @@ class Guided:
     def mean(self, at: Array) -> Array:
         """The mean alone, `(k,)`."""
         guesses = self.guesses(at)
-        return self.inner.mean(np.hstack([at, guesses])) + TRUST * guesses.mean(axis=1)
+        return np.asarray(self.inner.mean(np.hstack([at, guesses])) + TRUST * guesses.mean(axis=1))
 
     def guesses(self, at: Array) -> Array:
         """The guesses on the scale of the figures: `(k, s)`."""
