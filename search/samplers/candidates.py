@@ -84,6 +84,8 @@ class Candidates:
         self._problem, self._seed = problem, seed
         self.memory = Memory() if problem.memory is None else problem.memory
         self._anew = structured if problem.structured else uniform
+        # Without papers x0, x1, ... may be anything, not layers.
+        self._each = 8 if problem.paper else 2
 
     @property
     def basis(self) -> Basis:
@@ -92,14 +94,12 @@ class Candidates:
 
     def _basis(self) -> Basis:
         rng = np.random.default_rng(0)
-        draws = [
-            draw(self._problem.suggest, rule) for rule in _random_rules(SAMPLE, rng, self._anew)
-        ]
+        rules = _random_rules(SAMPLE, rng, self._anew, self._each)
+        draws = [draw(self._problem.suggest, rule) for rule in rules]
         papers = [self._paper(d) for d in draws]
         legal = [(d, paper) for d, (ok, paper) in zip(draws, papers, strict=True) if ok]
         if not legal:
             raise NothingLeft(f"none of {SAMPLE} random configurations is legal; widen the space")
-        # Elsewhere x0, x1, ... may be anything, not layers.
         family = FAMILY if self._problem.paper else np.inf
         numbering = Knobs.of([flat(d) for d, _ in legal], family)
         rows = np.array([self._raw(d, paper, numbering) for d, paper in legal])
@@ -228,7 +228,8 @@ class Candidates:
         found = {candidate.drawn.key: candidate for candidate in [*random, *near]}
         pool = self._open(found.values(), asked)
         if not pool:
-            pool = self._open(self._drawn(_random_rules(4 * size, rng, self._anew)), asked)
+            rules = _random_rules(4 * size, rng, self._anew, self._each)
+            pool = self._open(self._drawn(rules), asked)
         if not pool:
             raise NothingLeft(
                 f"none of {4 * size} further draws is legal, within the limits and the budget, and "
@@ -247,7 +248,8 @@ class Candidates:
         return self._open(self._drawn(_children(parents, count, rng, self._anew)), asked)
 
     def _random(self, size: int, index: int) -> list[Candidate]:
-        rules = _random_rules(size, np.random.default_rng([1, self._seed, index]), self._anew)
+        rng = np.random.default_rng([1, self._seed, index])
+        rules = _random_rules(size, rng, self._anew, self._each)
         name = ("block", size, self._seed, index)
         return self.memory.recall(name, lambda: self._drawn(rules))
 
@@ -304,10 +306,10 @@ def _admitted(problem: Problem, candidate: Candidate) -> bool:
     return problem.admits is None or configuration is None or problem.admits(configuration)
 
 
-def _random_rules(count: int, rng: np.random.Generator, anew: Anew) -> Iterable[Choose]:
-    """Seven of eight by a rule, one even."""
+def _random_rules(count: int, rng: np.random.Generator, anew: Anew, each: int) -> Iterable[Choose]:
+    """By a rule, but for one of each so many, which is even."""
     for i in range(count):
-        yield anew(rng) if i % 8 else uniform(rng)
+        yield anew(rng) if i % each else uniform(rng)
 
 
 def _children(
