@@ -40,6 +40,7 @@ class Contender:
     Args:
         make: a problem and a seed, to an Optuna sampler for one study.
         peer: the distribution whose version its curves belong to; None: ours, never cached.
+        slow: an ask takes seconds: the page gives it fewer seeds and evaluations.
         sees_limits: limits that are known on paper are kept before a trial; otherwise the sampler
             is told after each how far it is beyond.
     """
@@ -47,6 +48,7 @@ class Contender:
     make: Callable[[Benchmark, int], BaseSampler]
     peer: str | None = None
     sees_limits: bool = False
+    slow: bool = False
 
 
 def _as_it_is(problem: Problem) -> Problem:
@@ -143,10 +145,10 @@ CONTENDERS: Final[dict[str, Contender]] = {
     "greybox-shuffled": Contender(partial(_taught, _shuffled), sees_limits=True),
     **{name: Contender(_ours(name, _as_it_is)) for name in TABLE if name != "greybox"},
     **{
-        f"optuna-{name}": Contender(partial(_optuna, name), "optuna")
+        f"optuna-{name}": Contender(partial(_optuna, name), "optuna", slow=name == "gp")
         for name in ("random", "tpe", "tpe-multivariate", "nsga2", "nsga3", "gp")
     },
-    "botorch-qlognehvi": Contender(_botorch, "botorch"),
+    "botorch-qlognehvi": Contender(_botorch, "botorch", slow=True),
 }
 
 

@@ -30,6 +30,9 @@ PEERS: Final = (
     "optuna-nsga3",
 )
 
+SLOW_SEEDS: Final = 3
+"""Most studies of a sampler whose asks take seconds."""
+
 LATE: Final = (100, 200)
 """Evaluations of a peer that ours is held against."""
 
@@ -155,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ParetuneError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    names = ("problems", "samplers", "seeds", "evaluations", "ours")
+    names = ("problems", "samplers", "seeds", "evaluations", "ours", "slow")
     told = [f"--{name} {_words(getattr(asked, name))}" for name in names]
     text = page(results, " ".join(["python -m paretune.benchmarks.search_table", *told]))
     asked.to.write_text(text, encoding="utf-8")
@@ -170,8 +173,11 @@ def _searched(problem: str, asked: argparse.Namespace) -> dict[str, dict[str, An
         search_optimum(problem, asked.data, asked.cache, int(1e6 * asked.millions))
     found = {}
     for name in asked.samplers:
-        count = asked.evaluations if contender(name).peer else asked.ours
-        found[name] = measured(problem, name, count, asked.seeds, asked.data, asked.cache)
+        row = contender(name)
+        count, seeds = (asked.evaluations if row.peer else asked.ours), asked.seeds
+        if row.slow:
+            count, seeds = min(count, asked.slow), min(seeds, SLOW_SEEDS)
+        found[name] = measured(problem, name, count, seeds, asked.data, asked.cache)
     return found
 
 
@@ -188,6 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3, help="studies, seeded 0, 1, ...")
     parser.add_argument("--evaluations", type=int, default=200, help="of each peer")
     parser.add_argument("--ours", type=int, default=50, help="evaluations of our own samplers")
+    parser.add_argument(
+        "--slow", type=int, default=100, help="most evaluations where an ask takes seconds"
+    )
     parser.add_argument(
         "--millions",
         type=float,
