@@ -1,7 +1,7 @@
 """The table of what searches in `search.py`: our samplers, ours with parts taken out, and peers.
 
-Peers are Optuna's and BoTorch's as their users have them: one object for a whole study. The rows of
-our own table of samplers stand here under their own names.
+Peers are Optuna's, BoTorch's and Syne Tune's as their users have them: one object for a whole
+study. The rows of our own table of samplers stand here under their own names.
 """
 
 from __future__ import annotations
@@ -134,6 +134,12 @@ def _botorch(benchmark: Benchmark, seed: int) -> BaseSampler:
     return QLogNehviSampler(benchmark, seed)
 
 
+def _syne_tune(benchmark: Benchmark, seed: int) -> BaseSampler:
+    from .synetune import SyneTuneSampler
+
+    return SyneTuneSampler(benchmark, seed)
+
+
 CONTENDERS: Final[dict[str, Contender]] = {
     "greybox": Contender(_ours("greybox", _as_it_is), sees_limits=True),
     "greybox-raw": Contender(_ours("greybox", _raw), sees_limits=True),
@@ -149,6 +155,7 @@ CONTENDERS: Final[dict[str, Contender]] = {
         for name in ("random", "tpe", "tpe-multivariate", "nsga2", "nsga3", "gp")
     },
     "botorch-qlognehvi": Contender(_botorch, "botorch", slow=True),
+    "syne-tune-evolution": Contender(_syne_tune, "syne-tune"),
 }
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from paretune.benchmarks import search
 from paretune.benchmarks.benchmark import random_draws
 from paretune.benchmarks.contenders import CONTENDERS, contender
@@ -14,6 +15,7 @@ from paretune.benchmarks.problems import problem_named
 from paretune.benchmarks.search import measured, optimum_of, search_optimum, summary, trace
 from paretune.benchmarks.search_table import main as table_main
 from paretune.benchmarks.search_table import page
+from paretune.benchmarks.synetune import value_of
 from paretune.errors import BadRequest, DataError, UnknownName
 
 
@@ -178,8 +180,16 @@ def test_a_peer_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch
         raise PackageNotFoundError(package)
 
     monkeypatch.setattr(search, "version", version)
-    with pytest.raises(BadRequest, match="pip install botorch"):
-        measured("zdt1", "botorch-qlognehvi", 1, 1, tmp_path, tmp_path)
+    for name, package in ("botorch-qlognehvi", "botorch"), ("syne-tune-evolution", "syne-tune"):
+        with pytest.raises(BadRequest, match=f"pip install {package}"):
+            measured("zdt1", name, 1, 1, tmp_path, tmp_path)
+
+
+def test_what_syne_tune_suggests_is_a_value_of_the_distribution():
+    assert value_of(CategoricalDistribution((False, None, "a")), 2) == "a"
+    assert value_of(IntDistribution(2, 11, step=4), 9) == 10
+    assert value_of(IntDistribution(2, 10, step=4), 10) == 10
+    assert value_of(FloatDistribution(0.0, 1.0), 0.25) == 0.25
 
 
 def test_an_unknown_contender_lists_the_known_ones():
