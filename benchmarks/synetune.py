@@ -103,5 +103,5 @@ def value_of(distribution: BaseDistribution, suggested: Any) -> Any:
         return distribution.choices[suggested]
     if isinstance(distribution, IntDistribution):
         steps = round((suggested - distribution.low) / distribution.step)
-        return min(distribution.low + steps * distribution.step, distribution.high)
+        return distribution.low + steps * distribution.step
     return suggested

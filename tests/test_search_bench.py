@@ -187,8 +187,7 @@ def test_a_peer_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch
 
 def test_what_syne_tune_suggests_is_a_value_of_the_distribution():
     assert value_of(CategoricalDistribution((False, None, "a")), 2) == "a"
-    assert value_of(IntDistribution(2, 11, step=4), 9) == 10
-    assert value_of(IntDistribution(2, 10, step=4), 10) == 10
+    assert [value_of(IntDistribution(2, 10, step=4), n) for n in (3, 9, 10)] == [2, 10, 10]
     assert value_of(FloatDistribution(0.0, 1.0), 0.25) == 0.25
 
 
