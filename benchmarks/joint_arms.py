@@ -69,6 +69,7 @@ class Search:
         problem = knowledge.problem(budget)
         problem = replace(
             problem,
+            seed=self.seed,
             memory=memory,
             paper=lambda c: paper(c) if self._holds(c) else None,
             job=problem.job if ground.costed else None,

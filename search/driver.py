@@ -154,7 +154,7 @@ class Driver:
         self._busy: set[int] = set()
         self._trainings: frozenset[str] = frozenset()
         self._digests: frozenset[str] = frozenset()
-        self._used_up: tuple[tuple[int, frozenset[str]], Done] | None = None
+        self._used_up: tuple[tuple[int, int, frozenset[str]], Done] | None = None
         self._settle()
         storage.note("tariff", rules.tariff.to_json())
         self._learn()
@@ -192,8 +192,9 @@ class Driver:
         record = replace(record, attempts=before.attempts, purpose=before.purpose)
         if record.failure is not None:
             made = self._rules.made(record, self._next_rung(before))
-            stages = {stage.key: stage for stage in (*made, *record.stages)}
-            record = replace(record, stages=tuple(stages.values()))
+            told = {stage.key for stage in record.stages}
+            more = tuple(stage for stage in made if stage.key not in told)
+            record = replace(record, stages=(*record.stages, *more))
         state = self._state_of(record)
         record = record.with_state(state)
         if state == "queued":
@@ -309,7 +310,8 @@ class Driver:
 
     def _found(self) -> Record | Done:
         """A new configuration; that there is none is remembered while the records are the same."""
-        state = len(self._storage.records), self._trainings
+        figures = sum(len(record.rungs) for record in self._storage.records.values())
+        state = len(self._storage.records), figures, self._trainings
         if self._used_up is not None and self._used_up[0] == state:
             return self._used_up[1]
         with self._rules.turn():

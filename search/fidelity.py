@@ -146,9 +146,10 @@ def _ranked(equals: Sequence[Record], losses: Losses, errors: Errors) -> list[in
     places, beyond = scaled(_on_scales(values)), just_beyond(values)
     order: list[int] = []
     for rank in np.unique(ranks):
-        members = np.flatnonzero(ranks == rank)
-        first = int(np.argmax(contributions(values[members], beyond)))
-        order += [int(members[k]) for k in spread_order(places[members], first, places[order])]
+        members = np.flatnonzero(ranks == rank).tolist()
+        if not order:
+            order.append(members.pop(int(np.argmax(contributions(values[members], beyond)))))
+        order += [members[k] for k in spread_order(places[members], places[order])]
     return order
 
 

@@ -55,16 +55,15 @@ def non_dominated_ranks(losses: Array) -> NDArray[np.int64]:
     return np.asarray(moocore.pareto_rank(_ordinal(losses)), dtype=np.int64)
 
 
-def sure_ranks(losses: Array, errors: Array, times: float = SURE) -> NDArray[np.int64]:
+def sure_ranks(losses: Array, errors: Array) -> NDArray[np.int64]:
     """Fronts as in `non_dominated_ranks`, where only what is surely better dominates.
 
-    Surely: in every objective by at least so many standard errors of the difference, the errors of
+    Surely: in every objective by at least `SURE` standard errors of the difference, the errors of
     two rows being independent. Exact figures are compared as they are.
 
     Args:
         losses: `(n, m)`, lower is better. NaN is refused.
         errors: `(n, m)` standard errors, 0 for what is exact.
-        times: standard errors of the difference.
 
     >>> losses = np.array([[0.5, 1.0], [0.52, 2.0]])
     >>> sure_ranks(losses, np.array([[0.0, 0.0]] * 2)).tolist()
@@ -76,9 +75,13 @@ def sure_ranks(losses: Array, errors: Array, times: float = SURE) -> NDArray[np.
     errors = _checked(np.broadcast_to(errors, losses.shape))
     if not errors.any():
         return non_dominated_ranks(losses)
-    apart = losses[None, :] - losses[:, None]  # [j, i]: by how much j is better than i
-    needed = times * np.hypot(errors[:, None], errors[None, :])
-    better: Mask = np.all(apart >= needed, axis=2) & np.any(apart > 0.0, axis=2)
+    better = np.ones((len(losses), len(losses)), dtype=bool)  # [j, i]: j is surely better than i
+    somewhere = np.zeros_like(better)
+    for loss, error in zip(losses.T, errors.T, strict=True):
+        needed = SURE * np.hypot(error[:, None], error[None, :])
+        better &= loss[None, :] >= loss[:, None] + needed
+        somewhere |= loss[None, :] > loss[:, None]
+    better &= somewhere
     ranks = np.full(len(losses), -1, dtype=np.int64)
     over, rank = better.sum(axis=0), 0
     while (ranks < 0).any():
@@ -88,26 +91,23 @@ def sure_ranks(losses: Array, errors: Array, times: float = SURE) -> NDArray[np.
     return ranks
 
 
-def spread_order(losses: Array, first: int, taken: Array) -> list[int]:
+def spread_order(losses: Array, taken: Array) -> list[int]:
     """Rows in an order in which each lies farthest from all before it; the first of equals.
 
     Args:
-        losses: `(n, m)`, n >= 1, on scales on which distances mean something.
-        first: the row that begins where nothing is taken. taken: `(t, m)` rows before the first.
+        losses: `(n, m)` on scales on which distances mean something.
+        taken: `(t, m)` rows before the first, t >= 1.
 
     Source: Gonzalez 1985; to choose among equal ranks: Schmucker et al. 2021 (arXiv 2106.12639).
 
-    >>> spread_order(np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0]]), 1, np.zeros((0, 2)))
-    [1, 2, 0]
+    >>> spread_order(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([[0.1, 0.9]]))
+    [1, 0]
     """
-    gaps = np.full(len(losses), np.inf)
-    for row in taken:
-        gaps = np.minimum(gaps, ((losses - row) ** 2).sum(axis=1))
+    gaps = ((losses[:, None] - taken[None]) ** 2).sum(axis=2).min(axis=1)
     order: list[int] = []
     for _ in range(len(losses)):
-        chosen = int(np.argmax(gaps)) if order or len(taken) else first
-        order.append(chosen)
-        gaps = np.minimum(gaps, ((losses - losses[chosen]) ** 2).sum(axis=1))
+        order.append(int(np.argmax(gaps)))
+        gaps = np.minimum(gaps, ((losses - losses[order[-1]]) ** 2).sum(axis=1))
         gaps[order] = -1.0
     return order
 

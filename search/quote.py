@@ -299,12 +299,22 @@ class _AtRungs:
 def _at_rungs(study: Study, sample: _Sample) -> tuple[_AtRungs, _AtRungs]:
     """Low and high: as far as a trial alone goes, and each training whole for some sibling's sake.
 
-    With lower rungs, `promote` of those that finish one go on.
+    With lower rungs, `promote` of those that finish one go on; at the high end all of them where
+    time, energy or money is left once the space is used up.
     """
-    fidelity = study.fidelity
-    if len(fidelity.rungs) == 1:
+    if len(study.fidelity.rungs) == 1:
         return _AtRungs(), _AtRungs()
-    reach = [fidelity.promote**k for k in range(len(fidelity.rungs))]
+    budget = study.budget
+    goes_on = any(limit is not None for limit in (budget.minutes, budget.kwh, budget.usd))
+    low = _going_on(study, sample, study.fidelity.promote)
+    high = _going_on(study, sample, 1.0 if goes_on else study.fidelity.promote)
+    return low, replace(high, trained=1.0)
+
+
+def _going_on(study: Study, sample: _Sample, promoted: float) -> _AtRungs:
+    """What a trial takes where such a share of each rung goes on."""
+    fidelity = study.fidelity
+    reach = [promoted**k for k in range(len(fidelity.rungs))]
     steps, below = fidelity.step_shares, (0.0, *fidelity.step_shares)
     screened = _screened(study, sample)
 
@@ -313,13 +323,12 @@ def _at_rungs(study: Study, sample: _Sample) -> tuple[_AtRungs, _AtRungs]:
 
     trained = sum(r * (s - b) for r, s, b in zip(reach, steps, below, strict=False))
     anew = sum(r * s for r, s in zip(reach, steps, strict=True))
-    low = _AtRungs(
+    return _AtRungs(
         trained,
         1.0 if fidelity.of == "items" else average(anew),
         average(sum(r * s for r, s in zip(reach, fidelity.rungs, strict=True))),
         average(sum(reach)),
     )
-    return low, replace(low, trained=1.0)
 
 
 def _screened(study: Study, sample: _Sample) -> float:

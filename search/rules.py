@@ -189,6 +189,7 @@ class Knowledge:
         each = budget.seconds_a_trial(self.study.engine.workers)
         return Problem(
             suggest=self.space.suggest,
+            seed=self.study.seed,
             paper=self.lookup.paper,
             objectives=tuple(row.name for row in rows),
             known=self._known(rows),

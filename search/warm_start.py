@@ -167,19 +167,21 @@ def _to_json(lesson: Lesson) -> dict[str, Any]:
     return {
         "name": lesson.name,
         "configurations": [one.to_json() for one in lesson.configurations],
-        "features": lesson.features.tolist(),
+        "features": dict(zip(FEATURES, lesson.features.T.tolist(), strict=True)),
         "figures": figures,
     }
 
 
 def _kept(path: Path) -> tuple[Lesson, ...]:
     try:
-        lessons = tuple(_from_json(row) for row in json.loads(path.read_text(encoding="utf-8")))
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        known = all(row["features"].keys() == set(FEATURES) for row in rows)
+        lessons = tuple(_from_json(row) for row in rows) if known else ()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path} is damaged: {error}; put it back, or remove it to read the earlier runs again"
         ) from error
-    if any(lesson.features.shape[1:] != (len(FEATURES),) for lesson in lessons):
+    if not known:
         raise RunError(
             f"{path} was written by a version of paretune with other features; remove it to read "
             "the earlier runs again in another folder, or go on with that version"
@@ -191,6 +193,6 @@ def _from_json(data: Mapping[str, Any]) -> Lesson:
     return Lesson(
         name=data["name"],
         configurations=tuple(Configuration.from_json(one) for one in data["configurations"]),
-        features=np.array(data["features"], dtype=np.float64),
+        features=np.array([data["features"][name] for name in FEATURES], dtype=np.float64).T,
         figures={name: np.array(row, dtype=np.float64) for name, row in data["figures"].items()},
     )

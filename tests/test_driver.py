@@ -272,6 +272,22 @@ def test_a_failed_trial_names_what_it_made(toy, begin):
     assert [s.key for s in storage.records[1].stages] == ["key-1-0"]
 
 
+def test_what_a_failed_rung_made_comes_after_what_was_made_before(toy, begin):
+    def made(record, rung):
+        return (StageCost("late", "train.finetune", 10.0, True, False),)
+
+    def fails_late(ask, prior, report):
+        if ask.rung and ask.purpose == "search":
+            raise StepFailed("diverged", "no")
+        early = StageCost("early", "train.finetune", 5.0, True, False)
+        return replace(toy.work_of_two_rungs(ask, prior, report), stages=(early,))
+
+    everyone = lambda records: [r.number for r in records if r.state == "paused"]  # noqa: E731
+    driver, storage = begin(rungs=2, promote=everyone, budget=Budget(trials=2), made=made)
+    run_here(driver, fails_late)
+    assert [s.key for s in storage.records[1].stages] == ["early", "late"]
+
+
 def test_paused_trials_are_told_as_pruned_only_when_the_study_ends(toy, begin):
     driver, storage = begin(rungs=2, promote=lambda records: [], budget=Budget(trials=3))
     run_here(driver, toy.work_of_two_rungs)

@@ -192,6 +192,35 @@ def test_a_sampler_that_was_pickled_goes_on_as_if_not():
     assert params_of(study) == params_of(other)
 
 
+def test_a_sampler_that_served_another_study_starts_afresh():
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        return x**2, (x - 1) ** 2
+
+    def study(sampler):
+        made = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+        made.optimize(objective, n_trials=8)
+        return [trial.params for trial in made.trials]
+
+    used = GreyBoxSampler(seed=1, pool=60)
+    other = optuna.create_study(directions=["minimize"] * 2, sampler=used)
+    other.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=9)
+    assert study(used) == study(GreyBoxSampler(seed=1, pool=60))
+
+
+def test_a_choice_may_be_no_number():
+    def objective(trial):
+        return trial.suggest_categorical("d", [1.0, 3.0, math.nan]) == 1.0, trial.suggest_float(
+            "y", 0, 1
+        )
+
+    study = optuna.create_study(
+        directions=["minimize"] * 2, sampler=GreyBoxSampler(seed=0, pool=60)
+    )
+    study.optimize(objective, n_trials=14)
+    assert len(study.trials) == 14
+
+
 def test_that_there_is_no_space_is_said_once(caplog):
     with caplog.at_level(logging.WARNING, logger="paretune"):
         run(alone(), 5)

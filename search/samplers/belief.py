@@ -37,12 +37,14 @@ class Scale:
     Args:
         log: taken as logarithms. centre, spread: of what was seen.
         cap: figures beyond it (scaled) are drawn in: a hopeless trial must not bend the surface.
+        floor: figures below it count as it, where logarithms are taken.
     """
 
     log: bool
     centre: float
     spread: float
     cap: float = np.inf
+    floor: float = 0.0
 
     @staticmethod
     def of(values: Array, reference: float | None) -> Scale:
@@ -53,19 +55,19 @@ class Scale:
         """
         most = float(values.max() if reference is None else reference)
         log = most > 0 and float(values.min()) > most / LOG_SPAN
-        moved = np.log(values) if log else values
+        moved, floor = (np.log(values), most / LOG_SPAN) if log else (values, 0.0)
         if reference is None:
-            return Scale(log, float(moved.mean()), float(moved.std()) or 1.0)
+            return Scale(log, float(moved.mean()), float(moved.std()) or 1.0, floor=floor)
         end = float(np.log(reference) if log else reference)
         # Nearer to the reference it would take away what most of a random design says.
         cap = end + max(end - float(moved.min()), 0.0)
         drawn_in = np.minimum(moved, cap)
         centre, spread = float(drawn_in.mean()), float(drawn_in.std()) or 1.0
-        return Scale(log, centre, spread, (cap - centre) / spread)
+        return Scale(log, centre, spread, (cap - centre) / spread, floor)
 
     def __call__(self, values: Array) -> Array:
         """Figures on the scale."""
-        moved = np.log(np.maximum(values, 1e-300)) if self.log else values
+        moved = np.log(np.maximum(values, self.floor)) if self.log else values
         return np.asarray((moved - self.centre) / self.spread)
 
     def back(self, scaled: Array) -> Array:

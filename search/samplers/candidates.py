@@ -77,11 +77,13 @@ class Candidates:
     """Draws, looks at them on paper, remembers.
 
     Args:
-        problem: what may be known. seed: of the random part of the pool.
+        problem: what may be known.
+        seed: of the random part of the pool, where the problem has none.
     """
 
     def __init__(self, problem: Problem, seed: int = 0) -> None:
-        self._problem, self._seed = problem, seed
+        self._problem = problem
+        self._seed = seed if problem.seed is None else problem.seed
         self.memory = Memory() if problem.memory is None else problem.memory
         self._anew = structured if problem.structured else uniform
         # Without papers x0, x1, ... may be anything, not layers.

@@ -86,7 +86,7 @@ class GreyBoxSampler(BaseSampler):
     ) -> None:
         self._problem, self._seed, self._initial, self._pool = problem, seed, initial, pool
         self._search = None if problem is None else Search(problem, seed, initial, pool)
-        self._chosen: dict[int, Draw] = {}
+        self._chosen: dict[int, Draw | None] = {}
         self._told: set[str] = set()
 
     def infer_relative_search_space(
@@ -102,6 +102,7 @@ class GreyBoxSampler(BaseSampler):
             if self._problem is not None:
                 raise
             self._tell("trials repeat from here on", nothing)
+            self._chosen[trial.number] = None
             return {}
         self._chosen[trial.number] = chosen
         return {**search.distributions, **chosen.distributions}

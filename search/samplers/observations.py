@@ -65,7 +65,7 @@ class TrialReader:
 
     def __init__(self, suggest: Suggest) -> None:
         self._suggest = suggest
-        self._drawn: dict[int, Draw] = {}
+        self._drawn: dict[int, tuple[dict[str, Any], Draw]] = {}
 
     def read(self, study: Study, but: int) -> list[Observation]:
         """All trials but one, in the order of their numbers."""
@@ -93,13 +93,14 @@ class TrialReader:
 
     def drawn(self, trial: FrozenTrial) -> Draw | None:
         """What a trial stands for, None while it has not asked for all its parameters."""
-        if trial.number not in self._drawn:
+        params, made = self._drawn.get(trial.number, (None, None))
+        if made is None or params != trial.params:  # or it is a trial of another study
             try:
                 made = draw(self._suggest, repeated(trial.params))
             except KeyError:
                 return None
-            self._drawn[trial.number] = made
-        return self._drawn[trial.number]
+            self._drawn[trial.number] = trial.params, made
+        return made
 
 
 def read_records(

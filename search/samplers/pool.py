@@ -275,7 +275,7 @@ def _whole(distribution: IntDistribution, u: float) -> int:
 
 def _neighbour(distribution: BaseDistribution, value: Any, rng: np.random.Generator) -> Any:
     if isinstance(distribution, CategoricalDistribution):
-        size, place = len(distribution.choices), distribution.choices.index(value)
+        size, place = len(distribution.choices), int(distribution.to_internal_repr(value))
         # Numbers stand in order; names do not, so any other is as near.
         if all(isinstance(c, int | float) for c in distribution.choices):
             return distribution.choices[min(max(place + rng.choice([-1, 1]), 0), size - 1)]

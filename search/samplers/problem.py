@@ -49,6 +49,8 @@ class Problem:
         suggest: makes a configuration by calling `suggest_int`, `suggest_float` and
             `suggest_categorical` of a trial; a pure function of their answers. Without a `paper`
             it may return anything.
+        seed: of the part of the pool that stays for many asks, where each ask has a sampler and a
+            seed of its own; None: the sampler's.
         paper: the candidate on paper, None where it is illegal. Without it the surrogate sees the
             parameters themselves.
         objectives: metric names in the order of the study's directions; needed with `history`.
@@ -75,6 +77,7 @@ class Problem:
     """
 
     suggest: Callable[[Any], Any]
+    seed: int | None = None
     paper: Callable[[Configuration], Paper | None] | None = None
     objectives: tuple[str, ...] = ()
     known: Mapping[int, Callable[[Paper], float]] = field(default_factory=dict)

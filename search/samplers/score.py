@@ -237,8 +237,8 @@ def _foreseen(
 class _Table:
     """The history as arrays; a row is one rung of one trial, in the order of trial numbers.
 
-    `steady` rows are those that scales are taken from: they stay while hyper-parameters do, which
-    else would be fitted anew to the same figures on another scale.
+    Scales are taken from the `fitted` rows: on another scale hyper-parameters would have to be
+    fitted anew to the same figures.
     """
 
     inputs: Array
@@ -246,7 +246,6 @@ class _Table:
     trial: NDArray[np.intp]
     last: NDArray[np.bool_]
     fitted: NDArray[np.bool_]
-    steady: NDArray[np.bool_]
     violations: Mapping[str, Array]
     at_last: Array
     lengths: Lengths
@@ -271,9 +270,7 @@ def _table(
         features = np.hstack([features, np.zeros((len(features), 1))])
         lengths = lengths + Lengths.each(1)
     told = [i for i, trial in enumerate(trials) if trial.sights]
-    count = fitting_count(len(told))
-    fitted = set(told[:count])
-    steady = place < told[count] if count < len(told) else np.ones(len(place), dtype=bool)
+    fitted = set(told[: fitting_count(len(told))])
     names = sorted({name for _, sight in rows for name in sight.violations})
     violations = {
         name: np.array([sight.violations.get(name, np.nan) for _, sight in rows]) for name in names
@@ -281,7 +278,7 @@ def _table(
     mask = np.array([i in fitted for i in place], dtype=bool)
     shaped = losses.reshape(len(rows), len(signs))
     last = rung >= top
-    return _Table(inputs, shaped, place, last, mask, steady, violations, features, lengths)
+    return _Table(inputs, shaped, place, last, mask, violations, features, lengths)
 
 
 def _exact(losses: Array, candidate: Candidate, signs: Array) -> Array:
@@ -317,8 +314,8 @@ def _own_reference(
 def _steady(table: _Table, figures: Array) -> Array:
     """The figures that a scale is taken from."""
     rows = np.isfinite(figures)
-    steady = rows & table.steady
-    return figures[steady if steady.any() else rows]
+    fitted = rows & table.fitted
+    return figures[fitted if fitted.any() else rows]
 
 
 def _scale(table: _Table, losses: Array, reference: float) -> Scale:
