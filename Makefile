@@ -9,6 +9,7 @@ SEEDS ?= 3
 EVALUATIONS ?= 200
 OURS ?= 50
 PROBLEMS ?= hwgpt:s:a100
+SAMPLERS ?= greybox optuna-random optuna-tpe optuna-tpe-multivariate optuna-nsga2 optuna-nsga3
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export RAY_USAGE_STATS_ENABLED := 0
@@ -58,7 +59,8 @@ bench: $(VENV)/ready
 
 bench-search: $(VENV)/ready
 	$(BIN)/python -m paretune.benchmarks.search_table --data $(DATA) --seeds $(SEEDS) \
-	    --evaluations $(EVALUATIONS) --ours $(OURS) --problems $(PROBLEMS)
+	    --evaluations $(EVALUATIONS) --ours $(OURS) --problems $(PROBLEMS) \
+	    --samplers $(SAMPLERS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
