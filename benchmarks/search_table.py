@@ -33,6 +33,9 @@ PEERS: Final = (
 SLOW_SEEDS: Final = 3
 """Most studies of a sampler whose asks take seconds."""
 
+SLOW_OBJECTIVES: Final = 3
+"""Most objectives with which it is asked at all."""
+
 LATE: Final = (100, 200)
 """Evaluations of a peer that ours is held against."""
 
@@ -63,7 +66,8 @@ def page(results: Mapping[str, Results], command: str) -> str:
         "deviation over seeds. Differences are ours - theirs, paired by seed, with 95 % intervals",
         "(Student's t). Samplers named `greybox` see what a candidate is on paper, peers see the",
         "choices alone. Seconds an ask depend on what else the machine did, and a peer's may be of",
-        "an earlier run. Written by `make bench-search`; how long that takes:",
+        "an earlier run. Samplers whose asks take seconds get fewer seeds and evaluations, and no",
+        "problem of four objectives. Written by `make bench-search`; how long that takes:",
         "[CONTRIBUTING.md](../CONTRIBUTING.md).",
         "",
         f"    {command}",
@@ -174,6 +178,8 @@ def _searched(problem: str, asked: argparse.Namespace) -> dict[str, dict[str, An
     found = {}
     for name in asked.samplers:
         row = contender(name)
+        if row.slow and len(benchmark.objectives) > SLOW_OBJECTIVES:
+            continue
         count, seeds = (asked.evaluations if row.peer else asked.ours), asked.seeds
         if row.slow:
             count, seeds = min(count, asked.slow), min(seeds, SLOW_SEEDS)
