@@ -20,12 +20,13 @@ from ..search.engines.local import INTERRUPTED
 from ..search.records import Record
 from ..search.rules import Knowledge
 from ..search.samplers import sampler
+from ..search.samplers.cost import Job, JobOf
 from ..search.samplers.problem import Memory
 from ..search.seeds import seed_of
 from ..search.storage import StudyStorage
 from ..spaces.configuration import Choice, Configuration
 from ..spaces.space import Space
-from .joint_table import Engine, Ground, Yardstick, every_configuration
+from .joint_table import Engine, Ground, Yardstick, every_configuration, own
 
 QUALITY: Final = "accuracy"
 """By which the habit chooses its fine-tuning."""
@@ -72,7 +73,7 @@ class Search:
             seed=self.seed,
             memory=memory,
             paper=lambda c: paper(c) if self._holds(c) else None,
-            job=problem.job if ground.costed else None,
+            job=self._job(problem.job),
         )
         row = sampler(ground.study.sampler)
         return replace(
@@ -83,8 +84,22 @@ class Search:
             reference=lambda first: Yardstick.of(first, ground.rows).reference,
         )
 
+    def _job(self, job: JobOf | None) -> JobOf | None:
+        if job is None or not self.ground.costed:
+            return None
+        return job if self.ground.stored else partial(_own_job, job)
+
     def _holds(self, configuration: Configuration) -> bool:
         return self.held is None or configuration.digest in self.held
+
+
+def _own_job(job: JobOf, configuration: Configuration, rung: int | None) -> Job | None:
+    found = job(configuration, rung)
+    if found is None:
+        return None
+    pieces = tuple(p._replace(name=own(configuration, p.name)) for p in found.pieces)
+    session = None if found.session is None else own(configuration, "session")
+    return replace(found, pieces=pieces, session=session)
 
 
 Arm = Callable[[Search], Choice | None]

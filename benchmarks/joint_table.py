@@ -58,11 +58,13 @@ class Ground:
     Args:
         study, material: as loaded.
         costed: samplers know what candidates take.
+        stored: they reckon that what trials share is made once; else each makes its own.
     """
 
     study: Study
     material: Material
     costed: bool = True
+    stored: bool = True
 
     @property
     def space(self) -> Space:
@@ -234,6 +236,31 @@ def shared_costs(records: Sequence[Record], sessions: Mapping[int, float]) -> li
         else replace(record, seconds=record.seconds - max(_judging(record) - most, 0.0))
         for record in told
     ]
+
+
+def unshared(records: Sequence[Record], kept: frozenset[str] = frozenset()) -> list[Record]:
+    """The same records where each pays for all of its own stages, timing session included.
+
+    Args:
+        records: a table. kept: keys of stages that are shared all the same.
+    """
+    return [
+        replace(
+            record,
+            stages=tuple(
+                stage
+                if stage.key in kept
+                else replace(stage, key=own(record.configuration, stage.key))
+                for stage in record.stages
+            ),
+        )
+        for record in records
+    ]
+
+
+def own(configuration: Configuration, name: object) -> str:
+    """The name of what would be shared, where a configuration has it for itself."""
+    return f"{configuration.digest}/{name}"
 
 
 def table_seconds(records: Sequence[Record]) -> float:
