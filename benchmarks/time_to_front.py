@@ -39,6 +39,9 @@ SHARES: Final = (0.75, 0.9, 0.95, 0.99)
 SECONDS: Final = (100, 200, 300, 400, 600, 800, 1600, 3200, 6400, 12800)
 """After which the hypervolume is told."""
 
+FIRST: Final = 6
+"""Long trainings of a search that are told."""
+
 
 def compared(
     ground: Ground,
@@ -87,7 +90,9 @@ def compared(
         "volumes": {
             name: [[c.at(s) for s in SECONDS] for c in rows] for name, rows in found.items()
         },
-        "trainings": {name: [c.trainings for c in rows] for name, rows in found.items()},
+        "first_trainings": {
+            name: [c.trainings[:FIRST] for c in rows] for name, rows in found.items()
+        },
     }
 
 
