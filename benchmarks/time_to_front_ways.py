@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from ..errors import StudyError
-from ..search.driver import Done, Driver, Wait
+from ..search.driver import Done, Source, Wait
 from ..search.engines.replay import Replay, VirtualClock
 from ..search.front import losses_of
 from ..search.records import Ask, Record
@@ -169,7 +169,7 @@ class Notes:
 class Watched:
     """A driver that ends where its race does, and keeps notes."""
 
-    driver: Driver
+    driver: Source
     notes: Notes
 
     def next(self) -> Ask | Wait | Done:

@@ -163,7 +163,7 @@ def test_no_search_is_sooner_than_the_trainings_that_a_goal_needs(
 def test_all_ways_are_compared_at_the_same_goals(
     ground: Ground, table: list[Record], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(time_to_front_ways, "DRAWS", 25)
+    monkeypatch.setattr(time_to_front_ways, "DRAWS", 60)
     ways = {
         NAIVE: WAYS[NAIVE],
         "TPE with store": WAYS["TPE with store"],
