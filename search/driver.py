@@ -19,6 +19,7 @@ from ..spaces.configuration import Configuration, Scalar
 from .budget import Budget, Spent, Tariff, spent, trainings_used
 from .records import TRANSIENT, Ask, Purpose, Record, State
 from .samplers.candidates import NothingLeft
+from .samplers.fresh import fresh
 from .seeds import seed_of
 from .storage import Draft, StudyStorage
 
@@ -30,7 +31,7 @@ DRAWS: Final = 200
 """Draws for one trial before the space counts as used up."""
 
 SAME_DRAWS: Final = 20
-"""The same refused draw in a row: the sampler has nothing else to give."""
+"""The same refused draw in a row: the sampler has nothing else to give, and chance takes over."""
 
 ENDED: Final = ("final", "failed")
 
@@ -350,10 +351,10 @@ class Driver:
 
     def _drawn(self) -> Record | Done:
         refused: Counter[str] = Counter()
-        last, repeats = "", 0
+        last, repeats, stuck = "", 0, False
         for attempt in range(DRAWS):
             try:
-                draft = self._draw(attempt)
+                draft = self._draw(attempt, even=stuck)
             except NothingLeft as error:
                 self._note_refused(refused)
                 return Done(str(error))
@@ -366,14 +367,19 @@ class Driver:
             digest = draft.configuration.digest
             last, repeats = digest, repeats + 1 if digest == last else 0
             if repeats >= SAME_DRAWS:
-                break
+                if stuck:
+                    break
+                stuck, repeats = True, 0
         self._note_refused(refused)
         reasons = ", ".join(f"{reason} ({n})" for reason, n in refused.most_common(3))
         return Done(f"no further configuration was found: {reasons}")
 
-    def _draw(self, attempt: int, known: Configuration | None = None) -> Draft:
+    def _draw(
+        self, attempt: int, known: Configuration | None = None, *, even: bool = False
+    ) -> Draft:
         number = len(self._storage.records)
-        sampler = self._rules.make_sampler(seed_of(self._rules.seed, number, attempt))
+        seed = seed_of(self._rules.seed, number, attempt)
+        sampler = fresh("random", seed) if even else self._rules.make_sampler(seed)
         parameters = None if known is None else self._rules.parameters(known)
         return self._storage.draw(self._rules.suggest, sampler, parameters)
 

@@ -154,6 +154,12 @@ def test_a_sampler_with_one_idea_is_not_asked_for_ever(toy, begin):
     assert len(draws) == SAME_DRAWS + 1
 
 
+def test_where_a_sampler_has_one_idea_chance_takes_over(toy, begin):
+    driver, storage = begin(make_sampler=lambda seed: toy.sampler(0), budget=Budget(trials=6))
+    run_here(driver, toy.work)
+    assert len({r.configuration.digest for r in storage.records.values()}) == 6
+
+
 def test_enqueued_configurations_come_first_with_their_parameters(toy, begin):
     wanted = (toy.lora(7), toy.lora(3, "int8"))
     driver, storage = begin(enqueue=wanted)
