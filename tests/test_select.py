@@ -208,7 +208,7 @@ def test_a_search_confirms_what_selection_chooses(run, size):
     records = {r.number: r for r in (held.baseline, *held.records)}
 
     class Knows:
-        storage = SimpleNamespace(records=records)
+        storage = SimpleNamespace(records=records, confirmations={})
         study = SimpleNamespace(objective_rows=lambda: held.objectives)
 
         def violations(self, record):
