@@ -95,7 +95,7 @@ def select(
     return Selection(
         number=chosen.number,
         record=chosen,
-        sentence=_sentence(run, chosen, found, limits, kept, prefer)
+        sentence=_sentence(run, chosen, found, limits, kept, prefer, front.knee)
         + _warning(broken[chosen.number], timing_doubts(run, [chosen], needed)),
         limits=limits,
         comparisons=found,
@@ -168,7 +168,7 @@ def _tried(front: Front) -> Mask:
 def _best_first(losses: Array, tried: Mask, prefer: int | None = None) -> NDArray[np.intp]:
     """`best_first` on rows: `(n, m)` losses, `(n,)` not the baseline, a column to be best at."""
     rivals: Array = losses[~tried]
-    ahead: Mask = (losses[:, None] < rivals).any(axis=2)
+    ahead: Mask = np.asarray((losses[:, None] < rivals).any(axis=2), dtype=bool)
     better = tried & ahead.all(axis=1)
     if not better.any():
         return np.flatnonzero(~tried)
@@ -241,6 +241,7 @@ def _sentence(
     limits: Sequence[Limit],
     kept: int,
     prefer: str | None,
+    knee: int | None,
 ) -> str:
     among = f"{kept} trial{'s' if kept != 1 else ''}"
     under = f" with {' and '.join(limit.text for limit in limits)}" if limits else ""
@@ -248,6 +249,7 @@ def _sentence(
         return f"None of {among}{under} beats the baseline at anything; the baseline is the choice."
     rule = f"is best at {prefer}" if prefer else "gives the best balance of the objectives"
     start = f"Trial {chosen.number} {rule} of {among}{under}"
+    start += ", the knee of the front" if not prefer and chosen.number == knee else ""
     if not comparisons:
         return f"{start}."
     tested = confirmed_gaps(run, chosen.number)
