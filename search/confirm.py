@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from ..spaces.lower import lower
 from .driver import Done, Wait
 from .front import Front
 from .pareto import Array, contributions, just_beyond, non_dominated
+from .pooled import seeds_of, seeds_stderr
 from .records import TRANSIENT, Ask, Purpose, Record, State
 from .run import read_run
 from .select import current_front, first_choice, recommend, recommendation, repeated
@@ -110,7 +110,7 @@ def near_tie(knowledge: Knowledge) -> list[tuple[int, int]]:
 
     Of k seeds' mean a further one takes 1 / k - 1 / (k + 1) of the seeds' variance, from the share
     of all doubt that rests on the trial. The baseline is not repeated: limits lean on it. Nor is a
-    trial that is surely beaten, or one that no seed changes.
+    trial that is surely beaten, or one that its repeats show no seed to change.
     """
     study, storage = knowledge.study, knowledge.storage
     made = {number: len(repeated(storage, number)) for number in storage.records}
@@ -121,13 +121,15 @@ def near_tie(knowledge: Knowledge) -> list[tuple[int, int]]:
     worth = {
         r.number: rests[i] / ((made[r.number] + 1) * (made[r.number] + 2))
         for i, r in enumerate(front.judged)
-        if r.purpose == "search" and front.probability[r.number] > SETTLED and rests[i] > 0
+        if r.purpose == "search"
+        and front.probability[r.number] > SETTLED
+        and rests[i] > 0
+        and not _unchanged(r)
     }
-    for number in sorted(worth, key=lambda number: (-worth[number], number)):
-        seed = study.seed + 1 + made[number]
-        if _changes(knowledge, storage.records[number], seed):
-            return [(number, seed)]
-    return []
+    if not worth:
+        return []
+    number = min(worth, key=lambda number: (-worth[number], number))
+    return [(number, study.seed + 1 + made[number])]
 
 
 def _doubt(front: Front) -> Array:
@@ -153,13 +155,10 @@ def _doubt(front: Front) -> Array:
     return np.asarray(explained.reshape(n, m).sum(axis=1))
 
 
-def _changes(knowledge: Knowledge, record: Record, seed: int) -> bool:
-    """Whether a trial is another model under another seed than its own."""
-    subject, rung = knowledge.material.subject, len(knowledge.study.fidelity.rungs) - 1
-    subjects = [
-        replace(subject, seed=s, teacher_seed=knowledge.study.seed) for s in (record.seed, seed)
-    ]
-    return len({lower(record.configuration, one, rung).last.key for one in subjects}) > 1
+def _unchanged(record: Record) -> bool:
+    """Whether a pooled trial answered alike under every seed."""
+    several = [figure for figure in record.measurements.values() if seeds_of(figure) > 1]
+    return bool(several) and not any(seeds_stderr(figure) for figure in several)
 
 
 def confirmations(knowledge: Knowledge) -> list[tuple[int, int]]:
