@@ -3,12 +3,16 @@
 All fronts are measured from one reference point in one box: from the best figure that any front has
 to a tenth beyond the worst, each objective linear between them. So a hypervolume is a share of that
 box, and comparable within one comparison only.
+
+Runs of one study that differ by seed only are also told together: what at least one, half and all
+of them attain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any, Final
 
 import numpy as np
@@ -19,13 +23,19 @@ from ..evaluators.tasks.spec import SPLITS
 from ..search.against import own_repeat
 from ..search.doubts import doubts_between
 from ..search.front import front_of, sign, stored_metrics
-from ..search.pareto import Array, hypervolume, just_beyond, non_dominated
+from ..search.pareto import Array, attainment, hypervolume, just_beyond, non_dominated
 from ..search.records import Record
 from ..search.run import Run
 from .words import listed
 
 SAME: Final = ("model", "task", "workload", "constraints")
 """What should agree, or figures are not of the same thing; see `_told`."""
+
+UNLED: Final = ("seed", "confirm", "engine", "trial", "deploy")
+"""Sections of a study that do not lead its search, apart from the seed."""
+
+ATTAINED_IN: Final = (2, 3)
+"""Numbers of objectives for which attained fronts are computed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,7 @@ def compare(
     Returns:
         `objectives`, `split`, `reference` and `ideal` by objective, `differ`: sections of the
         studies that are not the same, `warnings`: why figures do not compare, `runs`: rows of
-        `Standing`.
+        `Standing`, and `over_seeds` where the runs differ by seed only; see `_over_seeds`.
 
     Raises:
         BadRequest: fewer than two different runs, no common objective, other data, figures that are
@@ -90,6 +100,9 @@ def compare(
     fronts = {name: _losses(found, names, signs) for name, found in records.items()}
     together = np.vstack(list(fronts.values()))
     ideal, reference = together.min(axis=0), just_beyond(together)
+    standings = [_standing(run, fronts, signs, names) for run in runs]
+    seeds = _differ_by_seed_only(runs)
+    volumes = [standing.hypervolume for standing in standings]
     return {
         "objectives": list(names),
         "split": split,
@@ -97,7 +110,8 @@ def compare(
         "ideal": dict(zip(names, (signs * ideal).tolist(), strict=True)),
         "differ": [section for section in SAME if len(_told(runs, section)) > 1],
         "warnings": doubts_between(runs, names),
-        "runs": [_standing(run, fronts, signs, names).to_json() for run in runs],
+        "runs": [standing.to_json() for standing in standings],
+        **({"over_seeds": _over_seeds(list(fronts.values()), volumes, signs)} if seeds else {}),
     }
 
 
@@ -129,9 +143,60 @@ def note(compared: Mapping[str, Any]) -> str:
         if row["left_out"]:
             total = row["points"] + row["left_out"]
             told.append(f"{row['run']}: {row['points']} of {total} points were confirmed")
+    told += _over_seeds_in_words(compared)
     if compared["differ"]:
         told.append(f"the studies differ in {listed(compared['differ'])}")
     return "; ".join([*told, *compared["warnings"]])
+
+
+def _differ_by_seed_only(runs: Sequence[Run]) -> bool:
+    """Every run has a seed of its own, and all else that leads a search is the same."""
+    seeds = {run.study.get("seed") for run in runs}
+    led = [{k: v for k, v in run.study.items() if k not in UNLED} for run in runs]
+    return len(seeds) == len(runs) and all(one == led[0] for one in led)
+
+
+def _over_seeds(fronts: Sequence[Array], volumes: Sequence[float], signs: Array) -> dict[str, Any]:
+    """What runs that differ by seed only have in common.
+
+    Args:
+        fronts: `(n_i, m)` losses each. volumes: their hypervolumes.
+
+    Returns:
+        `mean` and `deviation` (over runs) of the hypervolume, and for two or three objectives
+        `attained`: by `best` (at least one run), `median` (half of them) and `worst` (all) the
+        `front` of what so many dominate or reach, in the objectives' units, and its `hypervolume`.
+    """
+    told: dict[str, Any] = {"mean": fmean(volumes), "deviation": stdev(volumes)}
+    if len(signs) not in ATTAINED_IN:
+        return told
+    together = np.vstack(fronts)
+    low, high = together.min(axis=0), just_beyond(together)
+    shares = {"best": 1.0 / len(fronts), "median": 0.5, "worst": 1.0}
+    surfaces = {name: attainment(fronts, share) for name, share in shares.items()}
+    told["attained"] = {
+        name: {
+            "hypervolume": hypervolume((rows - low) / (high - low), np.ones(len(signs))),
+            "front": (signs * rows).tolist(),
+        }
+        for name, rows in surfaces.items()
+    }
+    return told
+
+
+def _over_seeds_in_words(compared: Mapping[str, Any]) -> list[str]:
+    found = compared.get("over_seeds")
+    if found is None:
+        return []
+    told = (
+        f"{len(compared['runs'])} runs that differ by seed: hypervolume {found['mean']:.3f} on "
+        f"average, standard deviation {found['deviation']:.3f}"
+    )
+    by = {"best": "at least one", "median": "half", "worst": "all"}
+    parts = [
+        f"{row['hypervolume']:.3f} by {by[name]}" for name, row in found.get("attained", {}).items()
+    ]
+    return [f"{told}; attained {', '.join(parts)}" if parts else told]
 
 
 def _objectives(runs: Sequence[Run], wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -74,7 +74,8 @@ def growth(run: Run) -> Growth:
 
 def sharing(run: Run) -> Sharing:
     """Stages made and found, over all trials and confirmations."""
-    repeats = [record for records in run.confirmations.values() for record in records]
+    again = (*run.confirmations.values(), *run.near_ties.values())
+    repeats = [record for records in again for record in records]
     stages = [stage for record in (*all_trials(run), *repeats) for stage in record.stages]
     made = [stage.seconds for stage in stages if not stage.cached]
     found = [stage.seconds for stage in stages if stage.cached]

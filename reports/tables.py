@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..search.against import broken_when_confirmed, confirmed_gaps, repeats
+from ..search.against import broken_when_confirmed, confirmed_gaps, contradicted, repeats
 from ..search.budget import counted
 from ..search.doubts import doubts
 from ..search.front import (
@@ -20,6 +20,7 @@ from ..search.front import (
     all_trials,
     front_of,
     limits_broken,
+    pooled_trials,
     stored_metrics,
     written_limits,
 )
@@ -129,11 +130,13 @@ def front_json(run: Run, objectives: Sequence[str] | None = None) -> dict[str, A
 
     Returns:
         `objectives`, `trials` (each with `number`, `configuration`, `metrics`: every figure as a
-        Measurement, `on_front_probability`, `knee`, `baseline`, and where it was confirmed
+        Measurement, a mean over several seeds with `seeds`, `lowest` and `highest` among its
+        conditions, `on_front_probability`, `knee`, `baseline`, and where it was confirmed
         `confirmed`: quality on the test split, speed measured again and peak memory, by metric,
         `difference` to the baseline on the same items, `seeds`: how many there are, `over_seeds`:
-        the range by metric where there are several) by number, `excluded`: how many trials were
-        not judged, by reason, and `warnings`: what speaks against the figures, in sentences.
+        the range by metric where there are several, `contradicts`: metrics in which the test split
+        turns a standing against the baseline for the worse) by number, `excluded`: how many trials
+        were not judged, by reason, and `warnings`: what speaks against the figures, in sentences.
 
     Raises:
         UnknownName: a metric that this run did not store.
@@ -205,7 +208,7 @@ def trials_table(run: Run) -> pd.DataFrame:
 
     Columns: `number`, `purpose`, `state`, `failure`, `rung`, `seconds`, `on_front` (the study's own
     objectives), `limits_broken`, one for each `slot` and `slot.knob`, one for each stored metric
-    and its `_stderr`. Absent figures are NaN.
+    and its `_stderr`. Absent figures are NaN. Of trials that were repeated, means over the seeds.
     """
     import pandas as pd
 
@@ -224,7 +227,7 @@ def trials_table(run: Run) -> pd.DataFrame:
             **_choices(record),
             **_figures(record, stored_metrics(run)),
         }
-        for record in all_trials(run)
+        for record in pooled_trials(run)
     ]
     return pd.DataFrame(rows)
 
@@ -269,7 +272,9 @@ def _confirmed(run: Run, record: Record) -> dict[str, Any]:
     told = {name: figure.to_json() for name, figure in found.items()}
     ranges = {name: list(edges) for name, edges in over_seeds(run, record.number).items()}
     spread = {"over_seeds": ranges} if ranges else {}
-    return {"confirmed": {**told, **apart, "seeds": seeds, **spread}}
+    turned = list(contradicted(run, record))
+    against = {"contradicts": turned} if turned else {}
+    return {"confirmed": {**told, **apart, "seeds": seeds, **spread, **against}}
 
 
 def _figures(record: Record, names: Sequence[str]) -> dict[str, float | None]:
@@ -301,6 +306,7 @@ def _marks(run: Run, record: Record, front: Front, recommended: int | None) -> l
         "beaten": record not in front.records,
         "knee": record.number == front.knee != recommended,
         "tested": record.number in run.confirmations,
+        "worse as tested": bool(contradicted(run, record)),
         "breaks a limit as tested": bool(
             broken_when_confirmed(run, record.number, written_limits(run))
         ),

@@ -17,6 +17,7 @@ from ..search.against import (
     repeats,
     taken_again,
 )
+from ..search.pooled import seed_range, seeds_of
 from ..search.records import Record
 from ..search.run import Run
 from ..search.units import readable, scale_of, significant, with_spread
@@ -68,13 +69,29 @@ def title(metric: str) -> str:
 def figure_in_words(figure: Measurement) -> str:
     """A figure with its unit and 95 % interval; the reason where there is none.
 
+    A mean over seeds says of how many, and between which figures they lie.
+
     >>> figure_in_words(Measurement(0.812, "fraction", "measured", stderr=0.0097))
     '81.2 ± 1.9 %'
     """
     if figure.value is None:
         return f"not known: {figure.reason}"
     half = Z95 * figure.stderr if figure.stderr else None
-    return with_spread(figure.value, half, scale_of([figure.value], figure.unit))
+    told = with_spread(figure.value, half, scale_of([figure.value], figure.unit))
+    return told + seeds_in_words(figure)
+
+
+def seeds_in_words(figure: Measurement) -> str:
+    """Between which figures those of several seeds lie, to follow their mean; empty for one seed.
+
+    >>> told = (("highest", 0.72), ("lowest", 0.7), ("seeds", 3))
+    >>> seeds_in_words(Measurement(0.71, "fraction", "measured", conditions=told))
+    ', 70.0 to 72.0 % over 3 seeds'
+    """
+    edges = seed_range(figure)
+    if edges is None:
+        return ""
+    return f", {range_in_words(*edges, figure.unit)} over {seeds_of(figure)} seeds"
 
 
 def difference(run: Run, gap: Gap) -> str:

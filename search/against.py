@@ -18,8 +18,9 @@ from ..evaluators.quality.paired import Difference, paired_difference
 from ..evaluators.quality.predictions import load_predictions
 from .front import values
 from .limits import Limit
+from .pooled import seeds_of, seeds_stderr
 from .records import Record
-from .run import ObjectiveRow, Run
+from .run import ObjectiveRow, Run, sign_of
 
 Z95: Final = 1.959964
 """Standard errors on either side of a value that hold 95 % of a normal distribution."""
@@ -68,7 +69,7 @@ def gap(run: Run, metric: str, record: Record, baseline: Record) -> Gap | None:
     if mine is None or theirs is None or mine.value is None or theirs.value is None:
         return None
     difference = by_item(run, metric, record, baseline)
-    low, high = (difference.low, difference.high) if difference else _unpaired(mine, theirs)
+    low, high = _over_seeds(difference, mine) if difference else _unpaired(mine, theirs)
     apart = mine.value - theirs.value
     verdict = _verdict(
         apart if low is None else low,
@@ -81,6 +82,8 @@ def gap(run: Run, metric: str, record: Record, baseline: Record) -> Gap | None:
 def by_item(run: Run, metric: str, a: Record, b: Record) -> Difference | None:
     """`a - b` over the items that both answered; None where answers or per-item values are absent.
 
+    Where a's figure is a mean over seeds, so are its values of the items.
+
     Raises:
         BadRequest: the stored answers are of different items.
         StorageFailed: stored answers cannot be read.
@@ -88,8 +91,15 @@ def by_item(run: Run, metric: str, a: Record, b: Record) -> Difference | None:
     row, counts = metrics().get(metric), [record.measurements[metric].n for record in (a, b)]
     if row is None or row.per_item is None or counts[0] != counts[1]:
         return None
-    mine, theirs = answers(run, a), answers(run, b)
-    return None if mine is None or theirs is None else paired_difference(mine, theirs, row)
+    several = seeds_of(a.measurements[metric]) > 1
+    repeated = [
+        r for r in run.near_ties.get(a.number, ()) if several and r.value(metric) is not None
+    ]
+    mine = [given for r in (a, *repeated) if (given := answers(run, r)) is not None]
+    theirs = answers(run, b)
+    if theirs is None or len(mine) <= len(repeated):
+        return None
+    return paired_difference(mine[0], theirs, row, mine[1:])
 
 
 def answers(run: Run, record: Record) -> Predictions | None:
@@ -155,6 +165,26 @@ def broken_when_confirmed(run: Run, number: int, limits: Sequence[Limit]) -> tup
     return tuple(x.text for x in known if not x.open and not x.satisfied(figures))
 
 
+def contradicted(run: Run, record: Record) -> tuple[str, ...]:
+    """Metrics in which the test split turns a trial's standing against the baseline for the worse.
+
+    There it is worse than the baseline beyond the error, which the search's figures did not say; or
+    it is no better at all, where they said better.
+
+    Args:
+        record: with the figures that the front is judged by.
+    """
+    found = []
+    for name, (tested, by_item) in confirmed_gaps(run, record.number).items():
+        searched = gap(run, name, record, run.baseline) if by_item and run.baseline else None
+        if searched is None or searched.verdict == "worse":
+            continue
+        ahead = (tested.mine - tested.theirs) * -sign_of(run.metrics[name]["direction"]) > 0
+        if tested.verdict == "worse" or (searched.verdict == "better" and not ahead):
+            found.append(name)
+    return tuple(found)
+
+
 def repeats(run: Run, number: int) -> list[Record]:
     """A trial's confirmations that ended well, by seed."""
     ended = [r for r in run.confirmations.get(number, ()) if r.state == "final"]
@@ -167,6 +197,15 @@ def quality(run: Run) -> list[ObjectiveRow]:
     names = [n for n, row in run.metrics.items() if row.get("resource") == "quality"]
     names.sort(key=lambda name: first.index(name) if name in first else len(first))
     return [ObjectiveRow(n, run.metrics[n]["unit"], run.metrics[n]["direction"]) for n in names]
+
+
+def _over_seeds(difference: Difference, mine: Measurement) -> tuple[float, float]:
+    """The interval over items, with the error that the mean over few seeds has on top."""
+    if not seeds_stderr(mine):
+        return difference.low, difference.high
+    half = math.hypot((difference.high - difference.low) / 2, Z95 * seeds_stderr(mine))
+    middle = (difference.low + difference.high) / 2
+    return middle - half, middle + half
 
 
 def _unpaired(a: Measurement, b: Measurement) -> tuple[float | None, float | None]:

@@ -8,7 +8,7 @@ measured ones; a trial beyond one of the run's limits is judged apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from ..errors import UnknownName
 from .limits import Limit, parse_limit
-from .pareto import Array, Mask, front_probability, knee, non_dominated
+from .pareto import Array, Mask, front_probability, knee, non_dominated, redrawn
+from .pooled import pooled
 from .records import Record
 from .run import ObjectiveRow, Run, sign_of
 
@@ -74,10 +75,19 @@ class Front:
         """
         if not self.judged:
             return {}
-        draws = min(1000, max(100, REDRAWS // len(self.judged)))
-        rng = np.random.default_rng(0)
-        shares = front_probability(self.losses, self.stderrs, rng, draws, self.shared)
+        shares = front_probability(
+            self.losses, self.stderrs, np.random.default_rng(0), self._draws, self.shared
+        )
         return {r.number: float(p) for r, p in zip(self.judged, shares, strict=True)}
+
+    def redrawn(self) -> Iterator[Array]:
+        """The losses as they might have been, `(n, m)` each, given the figures' errors."""
+        rng = np.random.default_rng(0)
+        return redrawn(self.losses, self.stderrs, rng, self._draws, self.shared)
+
+    @property
+    def _draws(self) -> int:
+        return min(1000, max(100, REDRAWS // max(1, len(self.judged))))
 
 
 def front_of(
@@ -99,7 +109,7 @@ def front_of(
             raise UnknownName("metric of this run", name, known)
     names = tuple(objectives or (row.name for row in run.objectives))
     broken = limits_broken(run, within)
-    return judge(all_trials(run), {name: sign(run, name) for name in names}, broken)
+    return judge(pooled_trials(run), {name: sign(run, name) for name in names}, broken)
 
 
 def judge(
@@ -133,8 +143,13 @@ def judge(
 
 
 def all_trials(run: Run) -> tuple[Record, ...]:
-    """Baseline first, then every search trial."""
+    """Baseline first, then every search trial, as the search made them: under one seed each."""
     return (*((run.baseline,) if run.baseline else ()), *run.records)
+
+
+def pooled_trials(run: Run) -> tuple[Record, ...]:
+    """As `all_trials`, those that were made under several seeds by their means; see `pooled`."""
+    return tuple(pooled(record, run.near_ties.get(record.number, ())) for record in all_trials(run))
 
 
 def stored_metrics(run: Run) -> tuple[str, ...]:
@@ -189,7 +204,7 @@ def limits_broken(run: Run, within: Sequence[Limit] | None = None) -> dict[int, 
     known = limits(run) if within is None else within
     return {
         r.number: tuple(limit.text for limit in known if not limit.satisfied(values(r)))
-        for r in all_trials(run)
+        for r in pooled_trials(run)
     }
 
 

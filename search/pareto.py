@@ -6,7 +6,7 @@ moocore's (C, exact); this file fixes what it means for ties, empty sets, one ob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import moocore
@@ -245,17 +245,33 @@ def front_probability(
     Returns:
         `(n,)` shares in [0, 1].
     """
+    hits = np.zeros(len(losses))
+    for drawn in redrawn(losses, stderrs, rng, draws, shared):
+        hits += non_dominated(drawn)
+    return hits / draws
+
+
+def redrawn(
+    losses: Array,
+    stderrs: Array,
+    rng: np.random.Generator,
+    draws: int,
+    shared: NDArray[np.int64] | None = None,
+) -> Iterator[Array]:
+    """Losses with every figure redrawn from its standard error; arguments of `front_probability`.
+
+    Returns:
+        `draws` times `(n, m)`.
+    """
     losses = _checked(losses)
     stderrs = _checked(np.broadcast_to(stderrs, losses.shape))
     if (stderrs < 0).any():
         raise ValueError("a standard error is never negative")
     rows = np.arange(len(losses))[:, None] + np.zeros_like(losses, dtype=np.int64)
     same = rows if shared is None else shared
-    hits = np.zeros(len(losses))
     for _ in range(draws):
         noise = np.take_along_axis(rng.standard_normal(losses.shape), same, axis=0)
-        hits += non_dominated(losses + stderrs * noise)
-    return hits / draws
+        yield losses + stderrs * noise
 
 
 def attainment(fronts: Sequence[Array], share: float) -> Array:

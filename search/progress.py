@@ -149,13 +149,15 @@ class _Lines:
         number, trial = event.number, self.knowledge.storage.records[event.number]
         if event.kind == "asked":
             self.purposes[number] = event.text
-        repeat = self.purposes.get(number) == "confirm"
-        name = f"trial {number}" + (f", test split, seed {event.seed}," if repeat else "")
+        purpose = self.purposes.get(number)
+        repeat = purpose in ("confirm", "repeat")
+        where = ", test split" if purpose == "confirm" else ""
+        name = f"trial {number}" + (f"{where}, seed {event.seed}," if repeat else "")
         if event.kind == "asked":
             what = "the baseline" if trial.purpose == "baseline" else in_short(trial.configuration)
             return f"{name} begins: {what}{self._share(event) if event.text == 'search' else ''}"
         self.doing.pop(number, None)
-        record = self._repeat(event) if repeat else trial
+        record = self._repeat(event, purpose) if repeat else trial
         return f"{name} {event.text}{_figures(self.knowledge, record) if record else ''}"
 
     def _share(self, event: Event) -> str:
@@ -163,9 +165,10 @@ class _Lines:
         rungs = self.knowledge.study.fidelity.rungs
         return f", rung {rungs[event.rung or 0]:.0%}" if len(rungs) > 1 else ""
 
-    def _repeat(self, event: Event) -> Record | None:
+    def _repeat(self, event: Event, purpose: str | None) -> Record | None:
         made = self.knowledge.storage.confirmations.get(event.number or 0, ())
-        return next((record for record in made if record.seed == event.seed), None)
+        which = (purpose, event.seed)
+        return next((record for record in made if (record.purpose, record.seed) == which), None)
 
 
 @dataclass

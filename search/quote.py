@@ -90,9 +90,9 @@ def quote(study: Study) -> dict[str, Any]:
     Returns:
         `trials` (the baseline apart), `rungs` (share of full fidelity and trials that reach it, of
         all; empty without lower rungs), `trainings` and `trainings_of` (the same by the slot that
-        asks for them), `confirmation` (points judged, further trainings), `hours` and `hours_of`
-        (search and confirmation), kWh and disk, each range `[low, high]`; what they rest on; and
-        `adjusted`: what is not searched as written.
+        asks for them), `confirmation` (points judged, near-ties repeated, further
+        trainings), `hours` and `hours_of` (search and confirmation), kWh and disk, each range
+        `[low, high]`; what they rest on; and `adjusted`: what is not searched as written.
 
     Raises:
         BadRequest: what the search itself would refuse.
@@ -116,7 +116,7 @@ def quote(study: Study) -> dict[str, Any]:
     least, more = len(trainings.slots), confirming.trainings[1]
     disk = [
         _disk(least, begun, sample, low=True),
-        _disk(least + more, begun + study.confirm.seeds, sample),
+        _disk(least + more, begun + study.confirm.seeds + confirming.near_ties, sample),
     ]
     return {
         "trials": begun - 1,
@@ -126,6 +126,7 @@ def quote(study: Study) -> dict[str, Any]:
         "confirmation": {
             "points": confirming.points,
             "seeds": study.confirm.seeds,
+            "near_ties": confirming.near_ties,
             "trainings": list(confirming.trainings),
         },
         "hours": _range(both),
@@ -200,10 +201,12 @@ class _Confirmation:
 
     Args:
         points: most points of the front on the test split, the baseline apart.
+        near_ties: most repeats of points whose place is not settled.
         judged: artifacts that are judged. trainings: that are made anew. flops: of all.
     """
 
     points: int
+    near_ties: int
     judged: tuple[int, int]
     trainings: tuple[int, int]
     flops: tuple[float, float]
@@ -350,19 +353,22 @@ def _reached(study: Study, sample: _Sample, trials: int) -> list[list[float]]:
 
 
 def _confirmation(study: Study, sample: _Sample, begun: int) -> _Confirmation:
-    """The front on the test split, and the recommended point made anew under further seeds."""
+    """Near-ties repeated, the front on the test split, the recommended point under new seeds."""
     points, seeds = min(study.confirm.points, begun - 1), study.confirm.seeds
+    ties = study.confirm.near_ties
     if not points:
-        return _Confirmation(0, (0, 0), (0, 0), (0.0, 0.0))
+        return _Confirmation(0, 0, (0, 0), (0, 0), (0.0, 0.0))
     long = [sum(node.training is not None for node in g.trained) for g in sample.graphs]
     flops = [sum(map(sample.flops, graph.trained)) for graph in sample.graphs]
-    judged = 2 + seeds, points + 1 + seeds
-    test = sample.answering("test")
+    tested, most = (2 + seeds, points + 1 + seeds), seeds + ties
+    answered = [count * sample.answering("test") for count in tested]
+    answered[1] += ties * sample.answering("validation")
     return _Confirmation(
         points,
-        judged,
-        (seeds * min(long), seeds * max(long)),
-        (judged[0] * test + seeds * min(flops), judged[1] * test + seeds * max(flops)),
+        ties,
+        (tested[0], tested[1] + ties),
+        (seeds * min(long), most * max(long)),
+        (answered[0] + seeds * min(flops), answered[1] + most * max(flops)),
     )
 
 

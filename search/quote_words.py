@@ -59,14 +59,16 @@ def _trainings_in_words(figures: Mapping[str, Any]) -> str:
 
 
 def _confirmation_in_words(figures: Mapping[str, Any]) -> str:
-    points, seeds, (low, high) = figures["confirmation"].values()
+    points, seeds, ties, (low, high) = figures["confirmation"].values()
     if not points:
         return "none: there is no front of one configuration"
     judged = f"up to {counted(points + 1).replace('trial', 'point')} on the test split"
     again = f"the recommended one under {seeds} further seed{'' if seeds == 1 else 's'}"
     trainings = f"further training{'' if low == high == 1 else 's'}"
     trained = f"{low} {trainings}" if low == high else f"{low} to {high} {trainings}"
-    return f"{judged}, {again} ({trained})" if seeds else judged
+    parts = [judged, *([again] if seeds else [])]
+    parts += [f"up to {ties} repeat{'' if ties == 1 else 's'} of near-ties"] if ties else []
+    return ", ".join(parts) + (f" ({trained})" if seeds or ties else "")
 
 
 def _hours_in_words(figures: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from ..evaluators.metric import StageCost
 from ..spaces.configuration import Configuration
 
 State = Literal["queued", "running", "paused", "final", "failed"]
-Purpose = Literal["baseline", "search", "confirm"]
+Purpose = Literal["baseline", "search", "repeat", "confirm"]
 
 TRANSIENT: frozenset[str] = frozenset({"timeout", "crashed"})
 """Failures that are asked once more; the others never again."""
@@ -27,7 +27,8 @@ class Ask:
         configuration: what to make and judge.
         rung: which fidelity, counted from 0.
         seed: enters every step that draws.
-        purpose: `baseline` and `confirm` run at full fidelity; `confirm` judges on the test split.
+        purpose: all but `search` run at full fidelity; `repeat` makes a trial again under a further
+            seed, `confirm` judges on the test split.
         attempt: 0, or 1 when a transient failure is asked again.
     """
 

@@ -17,7 +17,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,7 @@ from typing import Any, Final
 from ..errors import RunError, StorageFailed
 from .budget import Tariff, bill
 from .holder import alive
-from .records import Record
+from .records import Purpose, Record
 
 FORMAT: Final = 2
 """Version of what a run folder and its study hold; another version is refused, never guessed."""
@@ -121,6 +121,7 @@ class Run:
         refused: draws that never became trials, by reason.
         standing: `ended: ` and why, `under way`, or `stopped` where its driver is gone.
         data: digests of the `model` and of each split's tokens, by name; empty: not known.
+        near_ties: repeats of trials whose place was not settled, judged on validation, by number.
     """
 
     folder: Path
@@ -138,6 +139,7 @@ class Run:
     refused: Mapping[str, int]
     standing: str = "under way"
     data: Mapping[str, str] = field(default_factory=dict)
+    near_ties: Mapping[int, tuple[Record, ...]] = field(default_factory=dict)
 
 
 def read_run(folder: Path) -> Run:
@@ -257,11 +259,8 @@ def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
     header, notes = Header.from_json(snapshot["header"]), snapshot["notes"]
     records = [Record.from_json(data) for data in snapshot["records"]]
     baseline = [r for r in records if r.purpose == "baseline" and r.state in ("final", "failed")]
-    confirmations = {
-        int(number): tuple(Record.from_json(data) for data in repeats)
-        for number, repeats in snapshot["confirmations"].items()
-    }
-    everything = [*records, *(r for repeats in confirmations.values() for r in repeats)]
+    again = [Record.from_json(r) for rows in snapshot["confirmations"].values() for r in rows]
+    everything = [*records, *again]
     tariff = Tariff.from_json(notes["tariff"]) if "tariff" in notes else Tariff()
     costs = bill(everything, snapshot["spent_seconds"], tariff)
     environment = folder / "environment.json"
@@ -274,14 +273,20 @@ def _run(folder: Path, snapshot: Mapping[str, Any]) -> Run:
         constraints=header.constraints,
         records=tuple(record for record in records if record.purpose == "search"),
         baseline=baseline[0] if baseline else None,
-        confirmations=confirmations,
+        confirmations=_by_number(again, "confirm"),
         reference=notes.get("reference"),
         environment=json.loads(environment.read_text()) if environment.is_file() else {},
         bill={name: figure.to_json() for name, figure in costs.items()},
         refused=notes.get("refused", {}),
         standing=_standing(notes.get("ended"), snapshot.get("held")),
         data=notes.get("data", {}),
+        near_ties=_by_number(again, "repeat"),
     )
+
+
+def _by_number(again: Sequence[Record], purpose: Purpose) -> dict[int, tuple[Record, ...]]:
+    numbers = dict.fromkeys(r.number for r in again if r.purpose == purpose)
+    return {n: tuple(r for r in again if (r.number, r.purpose) == (n, purpose)) for n in numbers}
 
 
 def _standing(ended: str | None, held: Mapping[str, Any] | None) -> str:

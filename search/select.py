@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import BadRequest, StudyError, UnknownName
 from .against import Gap, broken_when_confirmed, confirmed_gaps, gap
 from .doubts import timing_doubts
-from .front import Front, front_of, judge, values, written_limits
+from .front import Front, front_of, judge, pooled_trials, values, written_limits
 from .limits import Limit, parse_limit
-from .pareto import scaled
+from .pareto import Array, Mask, non_dominated, scaled
+from .pooled import pooled
 from .records import Record
 from .run import Run
 from .units import readable
 
 if TYPE_CHECKING:
     from .rules import Knowledge
+    from .storage import StudyStorage
 
 MOST_RIVALS: Final = 3
 
@@ -92,7 +95,7 @@ def select(
     return Selection(
         number=chosen.number,
         record=chosen,
-        sentence=_sentence(run, chosen, found, limits, kept, prefer)
+        sentence=_sentence(run, chosen, found, limits, kept, prefer, front.knee)
         + _warning(broken[chosen.number], timing_doubts(run, [chosen], needed)),
         limits=limits,
         comparisons=found,
@@ -122,8 +125,12 @@ def recommendation(run: Run) -> tuple[Record | None, str]:
 
 
 def current_front(knowledge: Knowledge) -> Front:
-    """The front of a study that is still open, the baseline among its rivals."""
-    records = [r for _, r in sorted(knowledge.storage.records.items()) if r.purpose != "confirm"]
+    """The front of a study that is still open, the baseline among its rivals.
+
+    Trials that were made again under further seeds are judged by their means.
+    """
+    storage = knowledge.storage
+    records = [pooled(r, repeated(storage, n)) for n, r in sorted(storage.records.items())]
     broken = {
         r.number: [text for text, by in knowledge.violations(r).items() if by > 0]
         for r in records
@@ -133,6 +140,11 @@ def current_front(knowledge: Knowledge) -> Front:
     return judge(records, signs, {r.number: broken.get(r.number, ()) for r in records})
 
 
+def repeated(storage: StudyStorage, number: int) -> list[Record]:
+    """Repeats of a trial on the validation split, those that failed too."""
+    return [r for r in storage.confirmations.get(number, ()) if r.purpose == "repeat"]
+
+
 def best_first(front: Front, prefer: str | None = None) -> list[Record]:
     """Records to choose from, best first: the knee and what balances like it, or by one metric.
 
@@ -140,19 +152,31 @@ def best_first(front: Front, prefer: str | None = None) -> list[Record]:
         front: on the objectives, and on `prefer` too where this is none of them.
         prefer: the metric to be best at, for which trials beside the front count too.
     """
-    tried = np.array([record.purpose != "baseline" for record in front.judged], dtype=bool)
-    losses, rival = front.losses, front.losses[~tried]
-    better = tried & (losses[:, None] < rival).any(axis=2).all(axis=1)
+    column = None if prefer is None else front.objectives.index(prefer)
+    return [front.judged[i] for i in _best_first(front.losses, _tried(front), column)]
+
+
+def first_choice(front: Front, losses: Array) -> int:
+    """The row that would be recommended if the losses of a front's trials were these, `(n, m)`."""
+    return int(_best_first(losses, _tried(front))[0])
+
+
+def _tried(front: Front) -> Mask:
+    return np.array([record.purpose != "baseline" for record in front.judged], dtype=bool)
+
+
+def _best_first(losses: Array, tried: Mask, prefer: int | None = None) -> NDArray[np.intp]:
+    """`best_first` on rows: `(n, m)` losses, `(n,)` not the baseline, a column to be best at."""
+    rivals: Array = losses[~tried]
+    ahead: Mask = np.asarray((losses[:, None] < rivals).any(axis=2), dtype=bool)
+    better = tried & ahead.all(axis=1)
     if not better.any():
-        return [front.judged[i] for i in np.flatnonzero(~tried)]
+        return np.flatnonzero(~tried)
     if prefer is not None:
         rows = np.flatnonzero(better)
-        wanted = losses[rows, front.objectives.index(prefer)]
-        order = rows[np.lexsort((scaled(losses[rows]).sum(axis=1), wanted))]
-        return [front.judged[i] for i in order]
-    rows = np.flatnonzero(front.on & better)
-    order = rows[np.argsort(scaled(losses[rows]).sum(axis=1), kind="stable")]
-    return [front.judged[i] for i in order]
+        return rows[np.lexsort((scaled(losses[rows]).sum(axis=1), losses[rows, prefer]))]
+    rows = np.flatnonzero(non_dominated(losses) & better)
+    return rows[np.argsort(scaled(losses[rows]).sum(axis=1), kind="stable")]
 
 
 def _limits(run: Run, where: Sequence[str]) -> tuple[Limit, ...]:
@@ -179,7 +203,8 @@ def _side(limit: Limit) -> tuple[str, str]:
 
 
 def _refuse_nothing_kept(run: Run, limits: Sequence[Limit], names: Sequence[str]) -> None:
-    ended = [r for r in run.records if r.state == "final"]
+    trials = [r for r in pooled_trials(run) if r.purpose == "search"]
+    ended = [r for r in trials if r.state == "final"]
     whole = [r for r in ended if all(name in values(r) for name in names)]
     if not whole:
         raise StudyError(
@@ -216,6 +241,7 @@ def _sentence(
     limits: Sequence[Limit],
     kept: int,
     prefer: str | None,
+    knee: int | None,
 ) -> str:
     among = f"{kept} trial{'s' if kept != 1 else ''}"
     under = f" with {' and '.join(limit.text for limit in limits)}" if limits else ""
@@ -223,6 +249,7 @@ def _sentence(
         return f"None of {among}{under} beats the baseline at anything; the baseline is the choice."
     rule = f"is best at {prefer}" if prefer else "gives the best balance of the objectives"
     start = f"Trial {chosen.number} {rule} of {among}{under}"
+    start += ", the knee of the front" if not prefer and chosen.number == knee else ""
     if not comparisons:
         return f"{start}."
     tested = confirmed_gaps(run, chosen.number)

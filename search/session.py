@@ -20,7 +20,7 @@ from ..spaces.configuration import Configuration
 from ..spaces.space import Space
 from .adjust import adjusted
 from .against import Z95
-from .confirm import Confirmer, confirmations, further_seeds
+from .confirm import Confirmer, confirmations, further_seeds, near_tie
 from .doubts import nothing_learnt
 from .driver import Done, Driver, Source
 from .engines.attempt import Work
@@ -164,20 +164,31 @@ def _search(
         listen(Event("message", ended.reason))
         if ended is not INTERRUPTED:
             driver.end()
-            if evaluate is None:
-                wanted = confirmations(knowledge)
-                if wanted:
-                    text = (
-                        f"confirming the front: {len(wanted)} points on the test split, then the "
-                        f"recommended one under further seeds ({study.confirm.seeds})"
-                    )
-                    listen(Event("message", text))
-                top = len(study.fidelity.rungs) - 1
-                confirmer = Confirmer(storage, wanted, top, lambda: further_seeds(knowledge))
-                stopped = _run(confirmer, work, study, listen, here=False)
-                ended = stopped if stopped is INTERRUPTED else ended
+            if evaluate is None and _confirm(knowledge, work, listen) is INTERRUPTED:
+                ended = INTERRUPTED
     storage.note("ended", None if ended is INTERRUPTED else ended.reason)
     return _summary(storage, ended)
+
+
+def _confirm(knowledge: Knowledge, work: Work, listen: Listener) -> Done:
+    """Near-ties repeated on validation, then the front on the test split."""
+    study, storage = knowledge.study, knowledge.storage
+    top, tie = len(study.fidelity.rungs) - 1, near_tie(knowledge)
+    if tie:
+        text = f"repeating near-ties under further seeds: at most {study.confirm.near_ties}"
+        listen(Event("message", text))
+        repeater = Confirmer(storage, tie, top, lambda: near_tie(knowledge), "repeat")
+        if (stopped := _run(repeater, work, study, listen, here=False)) is INTERRUPTED:
+            return stopped
+    wanted = confirmations(knowledge)
+    if wanted:
+        text = (
+            f"confirming the front: {len(wanted)} points on the test split, then the "
+            f"recommended one under further seeds ({study.confirm.seeds})"
+        )
+        listen(Event("message", text))
+    confirmer = Confirmer(storage, wanted, top, lambda: further_seeds(knowledge))
+    return _run(confirmer, work, study, listen, here=False)
 
 
 def _warned(storage: StudyStorage, *listeners: Listener) -> Listener:

@@ -227,6 +227,9 @@ class ConfirmSection(Section):
     points: Positive = 12
     """Most front points that are judged on the test split; of a larger front, those that add most
     hypervolume."""
+    near_ties: Annotated[int, Field(ge=0)] = 0
+    """Most repeats under further seeds, trainings included, of points whose place on the front or
+    as the recommended one is not settled; spent one at a time where a repeat settles most."""
 
 
 class PerTrial(Section):

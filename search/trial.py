@@ -93,8 +93,8 @@ class Laboratory:
         """Makes the ask's graph and takes every figure that its purpose calls for.
 
         `search` judges on the rung's share of the validation items, and below the last rung takes
-        speed only where the study asks for it; `baseline` on all of them; `confirm` on the test
-        split, with peak memory.
+        speed only where the study asks for it; `baseline` and `repeat` on all of them; `confirm` on
+        the test split, with peak memory.
         """
         spent = WAITS.stopwatch()
         rungs = self.study.fidelity.rungs

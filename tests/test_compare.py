@@ -165,3 +165,39 @@ def test_the_verb_prints_rows_and_json(run: Run, tmp_path: Path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert [row["run"] for row in told["runs"]] == [str(run.folder), str(other.folder)]
     assert [row["front"] for row in rows(told)] == [row["points"] for row in told["runs"]]
+
+
+def by_seed(run: Run, seed: int) -> Run:
+    """The same study under another seed; its latencies differ by the seed in per cent."""
+
+    def slower(name: str, figure: Measurement) -> Measurement:
+        factor = 1 + seed / 100
+        return replace(figure, value=figure.value * factor) if name == "latency_p50" else figure
+
+    other = changed(run, f"seed{seed}", slower)
+    return replace(other, baseline=None, study={**run.study, "seed": seed})
+
+
+def test_runs_that_differ_by_seed_are_told_by_what_half_of_them_attain(run: Run):
+    runs = [by_seed(run, seed) for seed in (1, 2, 9)]
+    found = compare(runs, ["accuracy", "latency_p50"])
+    volumes = [row["hypervolume"] for row in found["runs"]]
+    over = found["over_seeds"]
+    assert over["mean"] == pytest.approx(sum(volumes) / 3)
+    # each of these fronts is wholly better than the next one, so the middle one is the median
+    attained = [over["attained"][name]["hypervolume"] for name in ("best", "median", "worst")]
+    assert attained == pytest.approx(volumes)
+    middle = front_of(runs[1], ["accuracy", "latency_p50"]).records
+    told = {tuple(row) for row in over["attained"]["median"]["front"]}
+    assert told == {(r.value("accuracy"), r.value("latency_p50")) for r in middle}
+    assert f"attained {volumes[0]:.3f} by at least one, {volumes[1]:.3f} by half" in note(found)
+
+
+def test_attainment_is_told_for_two_or_three_objectives_and_other_seeds_alone(run: Run):
+    runs = [by_seed(run, seed) for seed in (1, 2)]
+    assert "attained" in compare(runs)["over_seeds"]
+    assert set(compare(runs, ["latency_p50"])["over_seeds"]) == {"mean", "deviation"}
+    other = replace(runs[1], study={**runs[1].study, "sampler": "random"})
+    assert "over_seeds" not in compare([runs[0], other])
+    same = replace(runs[1], study=runs[0].study)
+    assert "over_seeds" not in compare([runs[0], same])

@@ -21,6 +21,7 @@ from paretune.reports.page.payload import payload
 from paretune.reports.page.write import page, plotly_compressed
 from paretune.search.front import front_of
 from paretune.search.run import Run
+from paretune.search.select import select
 from paretune.spaces.configuration import Choice, Configuration
 from report_cases import header, made_up_run
 
@@ -199,3 +200,20 @@ def test_writing_replaces_the_file_whole(run, tmp_path):
 def test_a_place_that_cannot_be_written_is_an_error_with_advice(run, tmp_path):
     with pytest.raises(StorageFailed, match="--out"):
         write_page(run, tmp_path / "absent" / "report.html")
+
+
+def test_a_figure_of_several_seeds_says_how_many_and_how_far_apart(run):
+    chosen = select(run).record
+    figure = replace(chosen.measurements["accuracy"], value=chosen.value("accuracy") + 0.01)
+    figures = {**chosen.measurements, "accuracy": figure}
+    rung = replace(chosen.rungs[-1], measurements=figures)
+    again = replace(chosen, rungs=(rung,), seed=1, purpose="repeat")
+    searched = replace(run, confirmations={})
+    repeated = replace(searched, near_ties={chosen.number: (again,)})
+    assert select(repeated).number == chosen.number
+    assert "over 2 seeds" not in seen(page(searched))
+    assert re.search(r"[\d.]+ to [\d.]+ % over 2 seeds", seen(page(repeated)))
+    told = payload(repeated, chosen.number)
+    place = told["figures"]["accuracy"]["note"][chosen.number]
+    assert told["texts"][place].startswith("over 400 items; ")
+    assert "over 2 seeds; split validation" in told["texts"][place]

@@ -149,7 +149,12 @@ def test_the_rate_is_that_of_one_worker_with_its_own_threads(monkeypatch: pytest
 def test_confirming_comes_on_top(study: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     plain = {**study, "space": {"finetuning": {"methods": ["full"]}}}
     one = quoted({**plain, "confirm": {"seeds": 0, "points": 3}}, monkeypatch)
-    assert one["confirmation"] == {"points": 3, "seeds": 0, "trainings": [0, 0]}
+    assert one["confirmation"] == {
+        "points": 3,
+        "seeds": 0,
+        "near_ties": 0,
+        "trainings": [0, 0],
+    }
     more = quoted({**plain, "confirm": {"seeds": 2, "points": 12}}, monkeypatch)
     assert more["confirmation"]["trainings"] == [2, 2]
     for figures in (one, more):
@@ -157,6 +162,10 @@ def test_confirming_comes_on_top(study: dict[str, Any], monkeypatch: pytest.Monk
         assert figures["hours"] == pytest.approx([low, high], rel=0.1)
     assert more["hours_of"]["search"] == one["hours_of"]["search"]
     assert more["hours_of"]["confirmation"][1] > one["hours_of"]["confirmation"][1] > 0
+    tied = quoted({**plain, "confirm": {"seeds": 2, "points": 12, "near_ties": 3}}, monkeypatch)
+    assert tied["confirmation"]["trainings"] == [2, 5]
+    assert tied["hours_of"]["confirmation"][1] > more["hours_of"]["confirmation"][1]
+    assert "up to 3 repeats of near-ties" in dict(in_words(tied))["confirmation"]
     alone = quoted({**plain, "budget": {"trials": 1}}, monkeypatch)
     assert alone["hours_of"]["confirmation"] == [0.0, 0.0], "there is no front"
 

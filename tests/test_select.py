@@ -117,6 +117,8 @@ def test_unfinished_trials_and_missing_figures_are_never_chosen(run):
 def test_the_sentence_says_gains_losses_and_doubt(run):
     sentence = select(run).sentence
     assert sentence.startswith("Trial 2 gives the best balance of the objectives of 4 trials")
+    assert " of 4 trials, the knee of the front; against the baseline" in sentence
+    assert "knee" not in select(run, prefer="accuracy").sentence
     assert (
         "accuracy 79.0 % (1.0 points less, 95 % interval -3.8 to +1.8: no clear difference)"
         in sentence
@@ -208,7 +210,7 @@ def test_a_search_confirms_what_selection_chooses(run, size):
     records = {r.number: r for r in (held.baseline, *held.records)}
 
     class Knows:
-        storage = SimpleNamespace(records=records)
+        storage = SimpleNamespace(records=records, confirmations={})
         study = SimpleNamespace(objective_rows=lambda: held.objectives)
 
         def violations(self, record):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from paretune.errors import UnknownName
 from paretune.evaluators.measurement import Measurement, missing
 from paretune.evaluators.metric import Predictions
 from paretune.evaluators.quality.predictions import save_predictions
+from paretune.reports.export.export import record_of
 from paretune.reports.history import failures, growth, sharing
 from paretune.reports.tables import (
     front_csv,
@@ -31,8 +33,14 @@ from paretune.reports.tables import (
     trials_table,
 )
 from paretune.reports.words import confirmed_in_words, confirmed_quality, headline, over_seeds
-from paretune.search.against import broken_when_confirmed, confirmed_gaps, gaps
-from paretune.search.front import front_of, written_limits
+from paretune.search.against import (
+    broken_when_confirmed,
+    confirmed_gaps,
+    contradicted,
+    gap,
+    gaps,
+)
+from paretune.search.front import front_of, pooled_trials, written_limits
 from paretune.search.run import Run
 from paretune.search.select import select
 from paretune.search.units import readable, scale_of
@@ -319,6 +327,76 @@ def test_a_confirmed_point_is_compared_with_the_baseline_on_the_same_test_items(
     words = confirmed_in_words(seen, 31)["accuracy"]
     assert "against the baseline on 400 items" in words
     assert "over 2 seeds" in words
+
+
+def repeated(run, number, *accuracies):
+    """The run with a trial made again under further seeds, with these accuracies on validation."""
+    record = next(r for r in run.records if r.number == number)
+    made = []
+    for seed, accuracy in enumerate(accuracies, 1):
+        figure = replace(record.measurements["accuracy"], value=accuracy)
+        figures = {**record.measurements, "accuracy": figure}
+        rung = replace(record.rungs[-1], measurements=figures)
+        made.append(replace(record, rungs=(rung,), seed=seed, purpose="repeat"))
+    return replace(run, near_ties={number: tuple(made)})
+
+
+def test_a_trial_of_several_seeds_is_told_by_their_mean_how_many_and_how_far_apart(run):
+    best = Measurement(1e-6, "second", "exact")
+    first = next(r for r in run.records if r.number == 31).value("accuracy")
+    again = repeated(changed(run, 31, latency_p50=best), 31, first - 0.03, first + 0.015)
+    row = next(row for row in front_rows(again) if row["trial"] == 31)
+    assert row["accuracy"].startswith(readable(first - 0.005, "fraction").split()[0])
+    assert row["accuracy"].endswith("% over 3 seeds")
+    assert "seeds" not in row["latency_p50"]
+    told = next(row for row in front_json(again)["trials"] if row["number"] == 31)
+    accuracy = told["metrics"]["accuracy"]
+    assert accuracy["value"] == pytest.approx(first - 0.005)
+    conditions = accuracy["conditions"]
+    assert (conditions["seeds"], conditions["lowest"]) == (3, first - 0.03)
+    assert trials_table(again).set_index("number").loc[31, "accuracy"] == accuracy["value"]
+    assert again.records == changed(run, 31, latency_p50=best).records, "raw figures stay"
+
+
+def test_what_is_exported_is_the_model_of_the_search_not_a_mean(run):
+    chosen = select(run).record
+    again = repeated(run, chosen.number, chosen.value("accuracy") + 0.002)
+    mean = select(again).record
+    assert mean.value("accuracy") == pytest.approx(chosen.value("accuracy") + 0.001)
+    assert record_of(again, "recommended") == chosen
+
+
+def test_the_seeds_of_a_mean_are_part_of_its_difference_by_item(run, tmp_path):
+    seen = answered(run, tmp_path)
+    files = [seen.confirmations[n][0].files for n in (0, 31)]
+    figures = [seen.confirmations[n][0].measurements["accuracy"] for n in (0, 31)]
+    at = changed(seen, 31, accuracy=figures[1])
+    records = tuple(replace(r, files=files[1]) if r.number == 31 else r for r in at.records)
+    last = replace(run.baseline.rungs[-1], measurements={"accuracy": figures[0]})
+    at = replace(at, records=records, baseline=replace(run.baseline, rungs=(last,), files=files[0]))
+    plain = next(r for r in records if r.number == 31)
+    again = repeated(at, 31, figures[1].value + 0.02)
+    mean = next(r for r in pooled_trials(again) if r.number == 31)
+    one, several = (gap(again, "accuracy", record, at.baseline) for record in (plain, mean))
+    assert one.paired
+    assert several.paired
+    assert several.mine == pytest.approx(one.mine + 0.01)
+    assert several.half == pytest.approx(math.hypot(one.half, 1.96 * 0.01), rel=0.02)
+
+
+def test_the_test_split_is_marked_where_it_turns_what_the_search_said(run, tmp_path):
+    seen = changed(answered(run, tmp_path), 31, latency_p50=Measurement(1e-6, "second", "exact"))
+    better = replace(run.baseline.measurements["accuracy"], value=0.95)
+    turned = changed(seen, 31, accuracy=better)
+    trial = next(r for r in turned.records if r.number == 31)
+    assert contradicted(turned, trial) == ("accuracy",)
+    row = next(row for row in front_rows(turned) if row["trial"] == 31)
+    assert "worse as tested" in row["mark"]
+    told = next(row for row in front_json(turned)["trials"] if row["number"] == 31)
+    assert told["confirmed"]["contradicts"] == ["accuracy"]
+    # a search that said worse is borne out
+    lost = changed(seen, 31, accuracy=replace(better, value=0.5))
+    assert contradicted(lost, next(r for r in lost.records if r.number == 31)) == ()
 
 
 def test_front_json_holds_what_the_test_split_said(run, tmp_path):

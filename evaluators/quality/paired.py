@@ -9,6 +9,7 @@ reader's, who knows how many there are.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,16 +38,25 @@ class Difference:
     p: float
 
 
-def paired_difference(a: Predictions, b: Predictions, metric: Metric) -> Difference:
+def paired_difference(
+    a: Predictions, b: Predictions, metric: Metric, again: Sequence[Predictions] = ()
+) -> Difference:
     """How much a's figure exceeds b's on the same items.
+
+    Args:
+        a, b: answers of the two candidates. metric: whose values are compared.
+        again: a's answers under further seeds; its values are then means over all seeds, and the
+            error is over items alone.
 
     Raises:
         BadRequest: the items are not the same, or the metric has no per-item values.
     """
     if metric.per_item is None:
         raise BadRequest(f"{metric.name} has no per-item values, so it cannot be compared by item")
-    refuse_unpaired(a, b)
-    ours, theirs = metric.per_item(a), metric.per_item(b)
+    for mine in (a, *again):
+        refuse_unpaired(mine, b)
+    theirs = metric.per_item(b)
+    ours = np.mean([metric.per_item(mine) for mine in (a, *again)], axis=0)
     if np.isin((ours, theirs), (0.0, 1.0)).all():
         return _right_or_wrong(ours - theirs)
     return _student(ours - theirs)

@@ -93,7 +93,7 @@ def record_of(run: Run, trial: str) -> Record:
     if trial == "recommended":
         from ...search.select import select
 
-        return select(run, [], None).record
+        trial = str(select(run, [], None).number)
     records = {str(r.number): r for r in (*([run.baseline] if run.baseline else []), *run.records)}
     if trial == "baseline" and run.baseline is not None:
         trial = str(run.baseline.number)

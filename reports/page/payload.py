@@ -13,20 +13,21 @@ from typing import Any, Final
 from ...evaluators.measurement import Measurement
 from ...search.against import gap
 from ...search.front import (
-    all_trials,
     front_of,
     limits,
     limits_broken,
+    pooled_trials,
     sign,
     stored_metrics,
     values,
 )
+from ...search.pooled import POOLED
 from ...search.records import Record
 from ...search.run import Run
 from ...search.units import scale_of
 from ...spaces.names import PROPER, SLOT_TITLES, choice_in_words, in_short
 from ..history import growth
-from ..words import confirmed_in_words, title
+from ..words import confirmed_in_words, seeds_in_words, title
 
 WIDE: Final = 10.0
 """A ratio of figures from here on is one heap at the edge of a straight axis."""
@@ -52,7 +53,7 @@ def payload(run: Run, recommended: int | None) -> dict[str, Any]:
         run: as read.
         recommended: number of the recommended trial, None where there is none.
     """
-    texts, trials, names = Texts(), all_trials(run), stored_metrics(run)
+    texts, trials, names = Texts(), pooled_trials(run), stored_metrics(run)
     figures = {name: _figures(trials, name, texts) for name in names}
     for name in names:
         figures[name]["verdict"] = _verdicts(run, trials, name)
@@ -80,7 +81,7 @@ def payload(run: Run, recommended: int | None) -> dict[str, Any]:
 
 def _metric(run: Run, name: str) -> dict[str, Any]:
     row = run.metrics[name]
-    found = [values(record)[name] for record in all_trials(run) if name in values(record)]
+    found = [values(record)[name] for record in pooled_trials(run) if name in values(record)]
     scale = scale_of(found, row["unit"])
     return {
         "title": title(name),
@@ -144,7 +145,9 @@ def _note(figure: Measurement) -> str:
     if figure.value is None:
         return str(figure.reason)
     taken = [f"over {figure.n} {figure.over}"] if figure.n and figure.over else []
-    return "; ".join([*taken, *_pairs(figure.conditions)])
+    taken += [several] if (several := seeds_in_words(figure).removeprefix(", ")) else []
+    pairs = [(name, value) for name, value in figure.conditions if name not in POOLED]
+    return "; ".join([*taken, *_pairs(pairs)])
 
 
 def _pairs(conditions: Iterable[tuple[str, Any]]) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from ...errors import StorageFailed
-from ...search.against import Gap, broken_when_confirmed, confirmed_gaps, gaps
+from ...search.against import Gap, broken_when_confirmed, confirmed_gaps, contradicted, gaps
 from ...search.budget import counted
 from ...search.doubts import nothing_learnt, timing_doubts
 from ...search.front import all_trials, front_of, limits, stored_metrics, written_limits
@@ -35,6 +35,7 @@ from ..words import (
     figure_in_words,
     headline,
     listed,
+    seeds_in_words,
     title,
 )
 from .payload import payload
@@ -145,10 +146,16 @@ def _choice(run: Run, record: Record) -> dict[str, Any]:
     """The recommended trial for the headline: sentence, figures beside the baseline's, test."""
     baseline = run.baseline
     found = gaps(run, record, baseline) if baseline and baseline is not record else []
-    tested = confirmed_gaps(run, record.number)
+    tested, turned = confirmed_gaps(run, record.number), contradicted(run, record)
     # what confirmation said stands first, as in the sentence; the search's own figure below it
     rows = [
-        _tested_row(run, tested[gap.metric][0], gap)
+        _tested_row(
+            run,
+            tested[gap.metric][0],
+            gap,
+            seeds_in_words(record.measurements[gap.metric])
+            + ("; the test split contradicts it" if gap.metric in turned else ""),
+        )
         if gap.metric in tested
         else {
             "title": title(gap.metric),
@@ -180,7 +187,7 @@ def _test(run: Run, record: Record) -> str:
     return "; ".join(told[name] for name in names if name in told)
 
 
-def _tested_row(run: Run, gap: Gap, searched: Gap) -> dict[str, Any]:
+def _tested_row(run: Run, gap: Gap, searched: Gap, more: str) -> dict[str, Any]:
     unit = run.metrics[gap.metric]["unit"]
     return {
         "title": f"{title(gap.metric)}, {'test split' if gap.paired else 'measured again'}",
@@ -190,7 +197,8 @@ def _tested_row(run: Run, gap: Gap, searched: Gap) -> dict[str, Any]:
         "verdict": gap.verdict,
         "source": "measured",
         "paired": gap.paired,
-        "searched": f"in the search {readable(searched.mine, unit)}, {difference(run, searched)}",
+        "searched": f"in the search {readable(searched.mine, unit)}, {difference(run, searched)}"
+        + more,
     }
 
 
