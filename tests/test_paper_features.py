@@ -65,20 +65,16 @@ def test_a_missing_part_is_a_state_of_its_own():
     cut = replace(PROFILE, layers=(LAYER, LAYER, Layer(None, LAYER.feed_forward)))
     features = named(Paper(cut))
     assert features["attention_missing"] == 1.0
-    assert features["attention_last"] == 0.0
-    assert features["ffn_last"] == 2.0
+    assert features["ffn_missing"] == 0.0
+    assert features["attention_variance"] == pytest.approx(2 / 9)
     assert features["depth"] == 3.0
 
 
-def test_where_width_lies_moves_the_thirds_only():
+def test_where_width_lies_is_for_the_knobs_to_tell():
     wide = Layer(LAYER.attention, FeedForward(128))
     early = replace(PROFILE, layers=(wide, LAYER, LAYER))
     late = replace(PROFILE, layers=(LAYER, LAYER, wide))
-    assert moved(named(Paper(early)), named(Paper(late))) == {
-        "ffn_first",
-        "ffn_last",
-        "ffn_last_layer",
-    }
+    assert moved(named(Paper(early)), named(Paper(late))) == set()
 
 
 def test_an_adapter_shows_its_rank_and_its_parameters():
@@ -107,10 +103,10 @@ def test_slots_and_devices_are_told():
     assert features["log_devices"] == pytest.approx(math.log(4))
 
 
-def test_models_of_equal_totals_are_told_apart_by_their_spread():
+def test_models_of_equal_totals_are_told_apart_by_their_variance():
     narrow, wide = (Layer(LAYER.attention, FeedForward(w)) for w in (32, 96))
     even = named(Paper(PROFILE))
     uneven = named(Paper(replace(PROFILE, layers=(narrow, wide, LAYER))))
     assert even["log_ffn"] == uneven["log_ffn"]
-    assert even["ffn_spread"] == 0.0
-    assert uneven["ffn_spread"] == pytest.approx((2 * 32**2 / 3) ** 0.5 / 32)
+    assert even["ffn_variance"] == 0.0
+    assert uneven["ffn_variance"] == pytest.approx(2 / 3)
