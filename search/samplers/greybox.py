@@ -98,10 +98,13 @@ class GreyBoxSampler(BaseSampler):
             return {}
         try:
             chosen = search.choose(study, trial)
-        except NothingLeft as nothing:
+        except NothingLeft:
             if self._problem is not None:
                 raise
-            self._tell("trials repeat from here on", nothing)
+            self._tell(
+                "nothing new is left in what is known of the space",
+                "parameters are drawn by themselves, and trials may repeat",
+            )
             self._chosen[trial.number] = None
             return {}
         self._chosen[trial.number] = chosen
