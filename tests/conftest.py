@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -111,3 +112,16 @@ def bench_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no measured data at {folder}; set PARETUNE_BENCH_DATA to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """160 short texts, good or bad."""
+    rng = random.Random(0)
+    lines = ["text,label"]
+    for i in range(160):
+        noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
+        lines.append(f"the film was {('good', 'bad')[i % 2]} {noise},{('pos', 'neg')[i % 2]}")
+    path = tmp_path_factory.mktemp("films") / "films.csv"
+    path.write_text("\n".join(lines))
+    return path

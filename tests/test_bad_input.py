@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -56,19 +55,6 @@ class Place:
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cache for all of this file."""
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path_factory.getbasetemp() / "bad-cache"))
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 short texts, good or bad."""
-    rng = random.Random(0)
-    lines = ["text,label"]
-    for i in range(160):
-        noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
-        lines.append(f"the film was {('good', 'bad')[i % 2]} {noise},{('pos', 'neg')[i % 2]}")
-    path = tmp_path_factory.mktemp("films") / "films.csv"
-    path.write_text("\n".join(lines))
-    return path
 
 
 @pytest.fixture

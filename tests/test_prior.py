@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import optuna
 import pytest
 from paretune.errors import BadRequest
+from paretune.search.samplers.belief import learn
 from paretune.search.samplers.candidates import Candidates
 from paretune.search.samplers.greybox import GreyBoxSampler
 from paretune.search.samplers.observations import Observation, Sight
@@ -213,7 +215,8 @@ def test_guesses_are_weighed_by_the_figures():
 
     rows, lengths = np.ones(5, dtype=bool), Lengths.each(1)
     cold = condition(fit(at[:5], truth[:5], lengths), at[:5], truth[:5])
-    warm = guided(Half(), cold, at[:5], truth[:5], rows, lengths, Memory(), np.inf)
+    believe = partial(learn, Memory(), fitted=rows, lengths=lengths)
+    warm = guided(Half(), cold, believe, at[:5], truth[:5], np.inf)
     assert isinstance(warm, Guided)
     miss = [np.abs(one.predict(at[5:])[0] - truth[5:]).mean() for one in (cold, warm)]
     assert miss[1] < 0.5 * miss[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 import sys
@@ -34,19 +33,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     """One cache for all of this file: the task is encoded once."""
     root = tmp_path_factory.getbasetemp() / "session-cache"
     monkeypatch.setenv("PARETUNE_CACHE", str(root))
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 short texts, good or bad."""
-    rng = random.Random(0)
-    lines = ["text,label"]
-    for i in range(160):
-        noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
-        lines.append(f"the film was {('good', 'bad')[i % 2]} {noise},{('pos', 'neg')[i % 2]}")
-    path = tmp_path_factory.mktemp("films") / "films.csv"
-    path.write_text("\n".join(lines))
-    return path
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import signal
 from collections.abc import Callable, Mapping
@@ -26,19 +25,6 @@ Judge = Callable[[Configuration, int], Mapping[str, float]]
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """One cache for all of this file."""
     monkeypatch.setenv("PARETUNE_CACHE", str(tmp_path_factory.getbasetemp() / "warm-cache"))
-
-
-@pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """80 short texts, good or bad."""
-    rng = random.Random(0)
-    lines = ["text,label"]
-    for i in range(80):
-        noise = " ".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(6))
-        lines.append(f"the film was {('good', 'bad')[i % 2]} {noise},{('pos', 'neg')[i % 2]}")
-    path = tmp_path_factory.mktemp("films") / "films.csv"
-    path.write_text("\n".join(lines))
-    return path
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ Source: Kennedy & O'Hagan 2000, eq. 1, with both levels apart as in Le Gratiet &
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,11 +23,11 @@ from ...spaces.configuration import Configuration
 from ...spaces.paper_features import FEATURES
 from .belief import Scale, learn
 from .encoding import knobs
-from .surrogate import Lengths, Posterior
+from .surrogate import Posterior
 
 if TYPE_CHECKING:
     from .candidates import Candidates
-    from .problem import Memory, Problem
+    from .problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -161,11 +161,9 @@ def _prior(
 def guided(
     prior: Prior,
     cold: Posterior,
+    believe: Callable[..., Posterior],
     inputs: Array,
     targets: Array,
-    fitted: NDArray[np.bool_],
-    lengths: Lengths,
-    memory: Memory,
     cap: float,
 ) -> Guided | Posterior:
     """What is believed with the guesses; `cold` where figures are not more probable with them.
@@ -175,30 +173,25 @@ def guided(
     Args:
         prior: of the figure.
         cold: what is believed without guesses, of the same figures.
-        inputs, targets, fitted, lengths: as for `learn`. cap: of the targets.
+        believe: `learn` of such rows: inputs and targets, and `slopes`.
+        inputs, targets: of those rows, as for `learn`. cap: of the targets.
     """
     parts = [prior, *prior.alone()]
-    found = [_guided(part, inputs, targets, fitted, lengths, memory, cap) for part in parts]
+    found = [_guided(part, believe, inputs, targets, cap) for part in parts]
     best = max(found, key=lambda one: one.inner.evidence)
     odds = best.inner.evidence - cold.evidence
     return best if odds > MARGIN + np.log(len(parts)) else cold
 
 
 def _guided(
-    prior: Prior,
-    inputs: Array,
-    targets: Array,
-    fitted: NDArray[np.bool_],
-    lengths: Lengths,
-    memory: Memory,
-    cap: float,
+    prior: Prior, believe: Callable[..., Posterior], inputs: Array, targets: Array, cap: float
 ) -> Guided:
     told, count = prior(inputs), len(prior.taught)
     centre, spread = told.mean(axis=0), np.maximum(told.std(axis=0), NARROW)
     guesses = _on_scale(told, centre, spread, cap)
     rest = targets - TRUST * guesses.mean(axis=1)
     slopes = np.full(count, DOUBT**2 / count)
-    inner = learn(memory, np.hstack([inputs, guesses]), rest, fitted, lengths, slopes)
+    inner = believe(np.hstack([inputs, guesses]), rest, slopes=slopes)
     return Guided(inner, prior, centre, spread, cap)
 
 

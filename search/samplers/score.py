@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -341,10 +341,11 @@ def _learnt(
     cap: float,
 ) -> Posterior | Guided:
     inputs, fitted = table.inputs[rows], table.fitted[rows]
-    cold = learn(memory, inputs, targets, fitted, table.lengths)
+    believe = partial(learn, memory, fitted=fitted, lengths=table.lengths)
+    cold = believe(inputs, targets)
     if prior is None:
         return cold
-    return guided(prior, cold, inputs, targets, fitted, table.lengths, memory, cap)
+    return guided(prior, cold, believe, inputs, targets, cap)
 
 
 def _feasible(trial: Observation) -> bool:
